@@ -1,0 +1,248 @@
+"""Every setting, read from the environment here and nowhere else.
+
+``make run`` writes a complete environment with generated secrets to ``.local/env``; it is read if it exists,
+and a variable of the real environment wins over it. Nothing secret has a default.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import environ
+
+from apps.delivery.queues import ALL_QUEUES, queue_of
+
+BASE_DIR = Path(__file__).resolve().parent.parent.parent
+
+env = environ.Env()
+LOCAL_ENV_FILE = Path(env.str("NOTIFY_ENV_FILE", default=str(BASE_DIR / ".local" / "env")))
+if LOCAL_ENV_FILE.is_file():
+    env.read_env(str(LOCAL_ENV_FILE), overwrite=False)
+
+# --- Django -----------------------------------------------------------------------------------------------------------
+SECRET_KEY: str = env.str("SECRET_KEY")
+DEBUG: bool = env.bool("DEBUG", default=False)
+ALLOWED_HOSTS: list[str] = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
+PUBLIC_URL: str = env.str("PUBLIC_URL", default="http://127.0.0.1:8000").rstrip("/")
+CSRF_TRUSTED_ORIGINS: list[str] = env.list("CSRF_TRUSTED_ORIGINS", default=[PUBLIC_URL])
+
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "rest_framework",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "apps.clients",
+    "apps.preferences",
+    "apps.providers",
+    "apps.delivery",
+    "notify_project",
+]
+MIDDLEWARE = [
+    "notify_project.middleware.TraceMiddleware",
+    "django.middleware.security.SecurityMiddleware",
+    "notify_project.middleware.StaticFilesMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+ROOT_URLCONF = "notify_project.urls"
+WSGI_APPLICATION = "notify_project.wsgi.application"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 12}},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+]
+LANGUAGE_CODE = "en-us"
+TIME_ZONE = "UTC"
+USE_TZ = True
+STATIC_URL = "static/"
+STATIC_ROOT = BASE_DIR / "staticfiles"
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+DATA_UPLOAD_MAX_MEMORY_SIZE = env.int("MAX_BODY_BYTES", default=1_048_576)
+APPEND_SLASH = False
+
+# --- Stores -----------------------------------------------------------------------------------------------------------
+DATABASES: dict[str, dict[str, Any]] = {"default": env.db_url("DATABASE_URL")}
+DATABASES["default"].update(
+    {
+        "ENGINE": "django.db.backends.postgresql",
+        "CONN_MAX_AGE": 0,  # the psycopg pool keeps the connections
+        "CONN_HEALTH_CHECKS": True,
+        "OPTIONS": {
+            **DATABASES["default"].get("OPTIONS", {}),
+            "pool": {
+                "min_size": env.int("DATABASE_POOL_MIN", default=1),
+                "max_size": env.int("DATABASE_POOL_MAX", default=16),
+                "timeout": env.float("DATABASE_POOL_TIMEOUT_S", default=0.8),
+            },
+            "connect_timeout": env.int("DATABASE_CONNECT_TIMEOUT_S", default=3),
+        },
+    }
+)
+CACHES = {
+    "default": {
+        "BACKEND": "django_redis.cache.RedisCache",
+        "LOCATION": env.str("CACHE_URL"),
+        "OPTIONS": {
+            "SOCKET_CONNECT_TIMEOUT": 0.5,
+            "SOCKET_TIMEOUT": 0.5,
+            "CONNECTION_POOL_KWARGS": {"health_check_interval": 30},
+        },
+    }
+}
+
+# --- Secrets of our own (see apps/preferences/cipher.py, apps/clients/) -----------------------------------------------
+# PII_KEYS is a keyring: "1:base64key,2:base64key"; PII_ACTIVE_KEY names the one that encrypts.
+PII_KEYS: dict[str, str] = dict(entry.split(":", 1) for entry in env.list("PII_KEYS"))
+PII_ACTIVE_KEY: str = env.str("PII_ACTIVE_KEY", default=max(PII_KEYS, key=int))
+BLIND_INDEX_KEY: str = env.str("BLIND_INDEX_KEY")
+API_KEY_PEPPER: str = env.str("API_KEY_PEPPER")
+PUSH_ACK_KEY: str = env.str("PUSH_ACK_KEY")
+JWT_AUDIENCE: str = env.str("JWT_AUDIENCE", default="notify")
+
+# --- Providers (see apps/providers/registry.py) -----------------------------------------------------------------------
+PROVIDER_CA_FILE: str = env.str("PROVIDER_CA_FILE", default="")
+PROVIDER_TIMEOUT_S: float = env.float("PROVIDER_TIMEOUT_S", default=2.0)
+PROVIDER_CONNECT_TIMEOUT_S: float = env.float("PROVIDER_CONNECT_TIMEOUT_S", default=1.0)
+# One entry per provider account: a stable number (stored with deliveries), the adapter, its options.
+PROVIDERS: dict[str, dict[str, Any]] = {
+    "fcm": {
+        "id": 1,
+        "adapter": "apps.providers.adapters.fcm.FcmAdapter",
+        "options": {
+            "base_url": env.str("FCM_BASE_URL", default="https://fcm.googleapis.com"),
+            "service_account_file": env.str("FCM_SERVICE_ACCOUNT_FILE", default=""),
+            "address_field": env.str("FCM_ADDRESS_FIELD", default="token"),
+            "ack_key": PUSH_ACK_KEY,
+        },
+    },
+    "twilio": {
+        "id": 3,
+        "adapter": "apps.providers.adapters.twilio.TwilioAdapter",
+        "options": {
+            "base_url": env.str("TWILIO_BASE_URL", default="https://api.twilio.com"),
+            "account_sid": env.str("TWILIO_ACCOUNT_SID", default=""),
+            "auth_token": env.str("TWILIO_AUTH_TOKEN", default=""),
+            "sender": env.str("TWILIO_FROM", default=""),
+        },
+    },
+    "sendgrid": {
+        "id": 5,
+        "adapter": "apps.providers.adapters.sendgrid.SendGridAdapter",
+        "options": {
+            "base_url": env.str("SENDGRID_BASE_URL", default="https://api.sendgrid.com"),
+            "api_key": env.str("SENDGRID_API_KEY", default=""),
+            "from_email": env.str("SENDGRID_FROM_EMAIL", default=""),
+            "from_name": env.str("SENDGRID_FROM_NAME", default=""),
+            "webhook_public_key": env.str("SENDGRID_WEBHOOK_PUBLIC_KEY", default=""),
+        },
+    },
+}
+# Per channel the provider aliases in order of preference.
+ROUTES: dict[str, list[str]] = {
+    "push": env.list("ROUTE_PUSH", default=["fcm"]),
+    "sms": env.list("ROUTE_SMS", default=["twilio"]),
+    "email": env.list("ROUTE_EMAIL", default=["sendgrid"]),
+}
+
+# --- Delivery (see apps/delivery/) ------------------------------------------------------------------------------------
+DELIVERY_MAX_ATTEMPTS: int = env.int("DELIVERY_MAX_ATTEMPTS", default=5)
+DELIVERY_BACKOFF_BASE_S: float = env.float("DELIVERY_BACKOFF_BASE_S", default=2.0)
+DELIVERY_BACKOFF_MAX_S: float = env.float("DELIVERY_BACKOFF_MAX_S", default=900.0)
+DELIVERY_LEASE_S: float = env.float("DELIVERY_LEASE_S", default=30.0)  # must exceed the transport's total time-out
+DELIVERY_RETENTION_DAYS: int = env.int("DELIVERY_RETENTION_DAYS", default=30)
+IDEMPOTENCY_RETENTION_DAYS: int = env.int("IDEMPOTENCY_RETENTION_DAYS", default=7)
+
+# --- API --------------------------------------------------------------------------------------------------------------
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": ["apps.clients.authentication.ClientAuthentication"],
+    "DEFAULT_PERMISSION_CLASSES": ["apps.clients.permissions.HasScope"],
+    "DEFAULT_THROTTLE_CLASSES": ["apps.clients.throttling.TierThrottle"],
+    "DEFAULT_PARSER_CLASSES": ["notify_project.parsers.JSONParser"],
+    "DEFAULT_RENDERER_CLASSES": ["notify_project.renderers.JSONRenderer"],
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "EXCEPTION_HANDLER": "notify_project.problems.exception_handler",
+    "UNAUTHENTICATED_USER": None,
+    "UNAUTHENTICATED_TOKEN": None,
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "Notification platform",
+    "VERSION": "1",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SERVE_AUTHENTICATION": [],
+    "SERVE_PERMISSIONS": [],
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "REDOC_DIST": "SIDECAR",
+}
+
+# --- Celery: every value has its reason in docs/decisions/0002-celery-settings.md --------------------------------------
+BROKER_URL: str = env.str("BROKER_URL")
+BROKER_IS_AMQP: bool = BROKER_URL.startswith("amqp")
+CELERY_BROKER_URL = BROKER_URL
+CELERY_TASK_QUEUES = [queue_of(name, quorum=BROKER_IS_AMQP) for name in ALL_QUEUES]
+CELERY_TASK_DEFAULT_QUEUE = "notif.maintenance"
+CELERY_TASK_DEFAULT_EXCHANGE = "notif"
+CELERY_TASK_DEFAULT_ROUTING_KEY = "notif.maintenance"
+CELERY_TASK_CREATE_MISSING_QUEUES = False
+CELERY_TASK_SERIALIZER = "json"
+CELERY_ACCEPT_CONTENT = ["json"]
+CELERY_TASK_ACKS_LATE = True
+CELERY_TASK_ACKS_ON_FAILURE_OR_TIMEOUT = True
+CELERY_TASK_REJECT_ON_WORKER_LOST = False
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_TASK_PUBLISH_RETRY = False  # the sweep is the retry
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = False
+CELERY_WORKER_SOFT_SHUTDOWN_TIMEOUT = 30.0
+CELERY_WORKER_ENABLE_SOFT_SHUTDOWN_ON_IDLE = True
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_WORKER_SEND_TASK_EVENTS = True  # Flower
+CELERY_TASK_SEND_SENT_EVENT = False
+CELERY_WORKER_ENABLE_REMOTE_CONTROL = True
+CELERY_BROKER_CONNECTION_TIMEOUT = 2.0
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_BROKER_CONNECTION_MAX_RETRIES = None
+CELERY_BROKER_CHANNEL_ERROR_RETRY = True
+CELERY_BROKER_POOL_ACQUIRE_TIMEOUT = 2.0
+CELERY_BROKER_NATIVE_DELAYED_DELIVERY_QUEUE_TYPE = "classic"
+CELERY_BROKER_HEARTBEAT = 10
+CELERY_BROKER_TRANSPORT_OPTIONS: dict[str, Any] = (
+    {"confirm_publish": True, "confirm_timeout": 3, "read_timeout": 10, "write_timeout": 3}
+    if BROKER_IS_AMQP
+    else {
+        "visibility_timeout": 300,
+        "unacked_restore_interval": 5,
+        "unacked_restore_throttle": 1,
+        "socket_timeout": 10,
+        "socket_connect_timeout": 3,
+        "socket_keepalive": True,
+        "health_check_interval": 10,
+        "queue_order_strategy": "round_robin",
+    }
+)
+
+# --- Seeing inside ----------------------------------------------------------------------------------------------------
+LOG_LEVEL: str = env.str("LOG_LEVEL", default="INFO")
+LOG_FORMAT: str = env.str("LOG_FORMAT", default="json")  # json | console
+LOGGING_CONFIG = "notify_project.logs.configure_logging"
+LOGGING: dict[str, Any] = {"level": LOG_LEVEL, "format": LOG_FORMAT}
