@@ -27,7 +27,7 @@ class BatchHistogram(Histogram):
     """A histogram that takes a whole batch in one go: one addition per bucket touched instead of two per value."""
 
     def observe_many(self, values: Sequence[float]) -> None:
-        """Record every value of ``values`` (seconds), as ``observe`` of each would. Clocks differ: below 0 counts as 0."""
+        """Record every value of ``values`` (seconds); below 0, as clocks differ, counts as 0."""
         counts: dict[int, int] = {}
         for value in values:
             position = bisect_left(self._upper_bounds, value)
