@@ -43,6 +43,8 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     "notify_project.middleware.TraceMiddleware",
+    "notify_project.edge.EdgeMiddleware",
+    "apps.clients.throttling.RateLimitHeadersMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "notify_project.middleware.StaticFilesMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -118,6 +120,8 @@ BLIND_INDEX_KEY: str = env.str("BLIND_INDEX_KEY")
 API_KEY_PEPPER: str = env.str("API_KEY_PEPPER")
 PUSH_ACK_KEY: str = env.str("PUSH_ACK_KEY")
 JWT_AUDIENCE: str = env.str("JWT_AUDIENCE", default="notify")
+# While Redis is away each web or worker process allows itself this share of every rate limit: 1 / number of processes.
+RATE_LIMIT_LOCAL_SHARE: float = env.float("RATE_LIMIT_LOCAL_SHARE", default=0.25)
 
 # --- Providers (see apps/providers/registry.py) -----------------------------------------------------------------------
 PROVIDER_CA_FILE: str = env.str("PROVIDER_CA_FILE", default="")
@@ -179,7 +183,7 @@ REST_FRAMEWORK = {
     "DEFAULT_THROTTLE_CLASSES": ["apps.clients.throttling.TierThrottle"],
     "DEFAULT_PARSER_CLASSES": ["notify_project.parsers.JSONParser"],
     "DEFAULT_RENDERER_CLASSES": ["notify_project.renderers.JSONRenderer"],
-    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "DEFAULT_SCHEMA_CLASS": "notify_project.schema.ProblemAutoSchema",
     "EXCEPTION_HANDLER": "notify_project.problems.exception_handler",
     "UNAUTHENTICATED_USER": None,
     "UNAUTHENTICATED_TOKEN": None,
@@ -187,7 +191,13 @@ REST_FRAMEWORK = {
 SPECTACULAR_SETTINGS = {
     "TITLE": "Notification platform",
     "VERSION": "1",
+    "SCHEMA_PATH_PREFIX": "/v1",
     "SERVE_INCLUDE_SCHEMA": False,
+    "COMPONENT_SPLIT_REQUEST": True,
+    "POSTPROCESSING_HOOKS": [
+        "drf_spectacular.hooks.postprocess_schema_enums",
+        "notify_project.schema.describe_api",
+    ],
     "SERVE_AUTHENTICATION": [],
     "SERVE_PERMISSIONS": [],
     "SWAGGER_UI_DIST": "SIDECAR",
@@ -203,7 +213,13 @@ CELERY_TASK_QUEUES = [queue_of(name, quorum=BROKER_IS_AMQP) for name in ALL_QUEU
 CELERY_TASK_DEFAULT_QUEUE = "notif.maintenance"
 CELERY_TASK_DEFAULT_EXCHANGE = "notif"
 CELERY_TASK_DEFAULT_ROUTING_KEY = "notif.maintenance"
+CELERY_TASK_DEFAULT_EXCHANGE_TYPE = "direct"
 CELERY_TASK_CREATE_MISSING_QUEUES = False
+CELERY_BEAT_SCHEDULE = {
+    # A sweep that has not begun by the time the next ones are due is dropped: they do its work.
+    "sweep": {"task": "notify.sweep", "schedule": 1.0, "options": {"queue": "notif.maintenance", "expires": 5.0}},
+    "maintain": {"task": "notify.maintain", "schedule": 3600.0, "options": {"queue": "notif.maintenance"}},
+}
 CELERY_TASK_SERIALIZER = "json"
 CELERY_ACCEPT_CONTENT = ["json"]
 CELERY_TASK_ACKS_LATE = True

@@ -1,0 +1,182 @@
+"""What the API says about notifications, as typed structs: the same definitions make JSON and OpenAPI schema."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Literal
+from uuid import UUID
+
+import msgspec
+
+from apps.channels import Channel, Lane
+from apps.delivery.models import Attempt, Delivery, Notification
+from apps.delivery.selectors import overall_status
+from apps.delivery.statuses import AttemptOutcome, Status
+from apps.delivery.wording import explain, reason_label
+from apps.providers.registry import provider_by_id
+
+ChannelName = Literal["push", "sms", "email"]
+StatusName = Literal[
+    "queued",
+    "sending",
+    "sent",
+    "delivered",
+    "failed",
+    "bounced",
+    "suppressed",
+    "expired",
+    "cancelled",
+    "unknown",
+    "dead",
+]
+
+
+class AcceptedDelivery(msgspec.Struct, frozen=True):
+    """The decision for one channel × address. `reason` says why it waits or is suppressed."""
+
+    id: UUID | None
+    channel: ChannelName
+    status: StatusName
+    reason: str | None
+    not_before: datetime | None
+
+
+class AcceptedNotification(msgspec.Struct, frozen=True):
+    """The answer to `POST /v1/notifications`. With `dry_run` nothing is written and the ids are null."""
+
+    id: UUID | None
+    status: StatusName
+    user_id: str
+    trace_id: str
+    created_at: datetime
+    dry_run: bool
+    deliveries: list[AcceptedDelivery]
+
+
+class AttemptDetail(msgspec.Struct, frozen=True):
+    """A provider call that failed."""
+
+    at: datetime
+    provider: str | None
+    outcome: str
+    code: str
+    message: str
+    latency_ms: int
+
+
+class DeliveryDetail(msgspec.Struct, frozen=True):
+    """Where one delivery stands, and why."""
+
+    id: UUID
+    channel: ChannelName
+    status: StatusName
+    reason: str | None
+    explanation: str
+    provider: str | None
+    provider_message_id: str | None
+    error_code: str | None
+    device_id: str | None
+    attempt_count: int
+    next_attempt_at: datetime | None
+    sent_at: datetime | None
+    delivered_at: datetime | None
+    attempts: list[AttemptDetail]
+
+
+class NotificationDetail(msgspec.Struct, frozen=True):
+    """A notification with its deliveries. Content is not shown: it is personal."""
+
+    id: UUID
+    status: StatusName
+    user_id: str
+    type: str
+    category: str
+    priority: Literal["high", "bulk"]
+    trace_id: str
+    created_at: datetime
+    send_at: datetime | None
+    expires_at: datetime | None
+    deliveries: list[DeliveryDetail]
+
+
+class NotificationPage(msgspec.Struct, frozen=True):
+    """One page, newest first; `next` is the cursor of the page after it, or null."""
+
+    results: list[NotificationDetail]
+    next: str | None
+
+
+class Cancellation(msgspec.Struct, frozen=True):
+    """How many deliveries were cancelled: those that had not left."""
+
+    id: UUID
+    cancelled: int
+    status: StatusName
+
+
+def describe_notification(
+    notification: Notification,
+    deliveries: Sequence[Delivery],
+    attempts: Mapping[UUID, Sequence[Attempt]] | None = None,
+) -> NotificationDetail:
+    """The full story of a notification; without ``attempts`` the lists of attempts are empty."""
+    return NotificationDetail(
+        id=notification.id,
+        status=_status(overall_status({delivery.status for delivery in deliveries})),
+        user_id=notification.user_id,
+        type=notification.type,
+        category=notification.category,
+        priority="high" if notification.lane == Lane.HIGH else "bulk",
+        trace_id=notification.trace_id,
+        created_at=notification.created_at,
+        send_at=notification.send_at,
+        expires_at=notification.expires_at,
+        deliveries=[_describe_delivery(delivery, (attempts or {}).get(delivery.id, ())) for delivery in deliveries],
+    )
+
+
+def _describe_delivery(delivery: Delivery, attempts: Sequence[Attempt]) -> DeliveryDetail:
+    return DeliveryDetail(
+        id=delivery.id,
+        channel=_channel(delivery.channel),
+        status=_status(delivery.status),
+        reason=reason_label(delivery.reason),
+        explanation=explain(delivery.reason, delivery.status),
+        provider=_provider(delivery.provider),
+        provider_message_id=delivery.provider_message_id,
+        error_code=delivery.error_code,
+        device_id=None if delivery.device_id is None else str(delivery.device_id),
+        attempt_count=delivery.attempts,
+        next_attempt_at=delivery.next_attempt_at if delivery.status == Status.QUEUED else None,
+        sent_at=delivery.sent_at,
+        delivered_at=delivery.delivered_at,
+        attempts=[_describe_attempt(attempt) for attempt in attempts],
+    )
+
+
+def _describe_attempt(attempt: Attempt) -> AttemptDetail:
+    return AttemptDetail(
+        at=attempt.at,
+        provider=_provider(attempt.provider),
+        outcome=AttemptOutcome(attempt.outcome).label,
+        code=attempt.code,
+        message=attempt.message,
+        latency_ms=attempt.latency_ms,
+    )
+
+
+def _provider(number: int | None) -> str | None:
+    """The provider's alias; a number no longer in the settings is shown as it is."""
+    if number is None:
+        return None
+    try:
+        return provider_by_id(number).alias
+    except KeyError:
+        return f"#{number}"
+
+
+def _status(number: int) -> StatusName:
+    return Status(number).label  # type: ignore[return-value]
+
+
+def _channel(number: int) -> ChannelName:
+    return Channel(number).label  # type: ignore[return-value]

@@ -1,0 +1,84 @@
+"""The shape of what clients send, as typed structs: decoding checks every field and names the wrong one."""
+
+import re
+from datetime import datetime
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from apps.problems import FieldError, Problem
+
+Text = Annotated[str, Meta(max_length=100_000)]
+UserId = Annotated[str, Meta(min_length=1, max_length=128, description="Your name for the person.")]
+Moment = Annotated[datetime, Meta(tz=True, description="RFC 3339 with an offset, e.g. 2026-11-22T18:30:00+01:00.")]
+ChannelName = Literal["push", "sms", "email"]
+DataKey = Annotated[str, Meta(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9_.-]+\Z")]
+
+
+class ContentBody(msgspec.Struct, forbid_unknown_fields=True, rename=None):
+    """The words. `title` is a push's title or an e-mail's subject; `html` is for e-mail only."""
+
+    body: Annotated[str, Meta(min_length=1, max_length=100_000)]
+    title: Annotated[str, Meta(max_length=1_000)] = ""
+    html: Annotated[str, Meta(max_length=500_000)] | None = None
+
+
+class NotificationBody(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of `POST /v1/notifications`."""
+
+    user_id: UserId
+    type: Annotated[
+        str,
+        Meta(
+            max_length=64,
+            pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]*\Z",
+            description="What it is, e.g. `otp`. The names `push`, `sms` and `email` also choose that channel.",
+        ),
+    ]
+    priority: Annotated[Literal["high", "bulk"], Meta(description="The lane it travels in.")]
+    content: ContentBody
+    category: Annotated[str, Meta(max_length=64, pattern=r"^[a-z0-9_.-]*\Z")] = ""
+    channels: (
+        Annotated[
+            list[ChannelName],
+            Meta(min_length=1, max_length=3, description="Default: every channel the person can be reached on."),
+        ]
+        | None
+    ) = None
+    data: Annotated[dict[DataKey, Annotated[str, Meta(max_length=4_096)]], Meta(max_length=64)] = {}
+    collapse_key: Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[\x21-\x7e]+\Z")] | None = None
+    send_at: Moment | None = None
+    expires_at: Moment | None = None
+    trace_id: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}\Z")] | None = None
+    dry_run: bool = False
+
+
+_Body = TypeVar("_Body")
+_PATH = re.compile(r" - at `(?P<where>key in )?\$?(?P<path>[^`]*)`$")
+_STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+|\.\.\.)\]")
+_UNKNOWN = re.compile(r"Object contains unknown field `(?P<field>[^`]*)`")
+_MISSING = re.compile(r"Object missing required field `(?P<field>[^`]*)`")
+
+
+def decode_body(data: Any, shape: type[_Body]) -> _Body:
+    """``data`` (parsed JSON) as ``shape``; raises a 422 ``Problem`` that points at the first wrong field."""
+    try:
+        return msgspec.convert(data, shape, strict=True)
+    except msgspec.ValidationError as error:
+        field_error = to_field_error(str(error))
+        raise Problem(422, "invalid-request", field_error.detail, errors=[field_error]) from None
+
+
+def to_field_error(message: str) -> FieldError:
+    """msgspec's words (``Expected `str`, got `int` - at `$.content.title```) as a pointer and a sentence."""
+    match = _PATH.search(message)
+    steps = [a or b for a, b in _STEP.findall(match["path"])] if match else []
+    text = _PATH.sub("", message)
+    code = "invalid"
+    if named := _UNKNOWN.search(text):
+        steps, text, code = [*steps, named["field"]], "there is no such field; remove it", "unknown_field"
+    elif named := _MISSING.search(text):
+        steps, text, code = [*steps, named["field"]], "this field is required", "required"
+    pointer = "".join("/" + step.replace("~", "~0").replace("/", "~1") for step in steps if step != "...")
+    return FieldError(pointer, text[:300].replace("`", ""), code)

@@ -1,0 +1,274 @@
+"""Sending a batch of claimed deliveries: claim, decide, call the providers, record.
+
+No transaction is open while a provider is called. A worker that dies anywhere in here loses nothing: its rows' leases
+run out and the sweep rings for them again.
+"""
+
+import random
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from uuid import UUID
+
+import structlog
+from django.conf import settings
+
+from apps import metrics
+from apps.channels import Channel, Lane
+from apps.delivery.content import Content, PoisonContentError, open_content, to_message
+from apps.delivery.doorbell import ring_deliveries
+from apps.delivery.hygiene import retire_addresses
+from apps.delivery.ids import notification_id_of, time_of
+from apps.delivery.outcomes import Claim, FailedCall, Outcome, claim_deliveries, record_outcomes
+from apps.delivery.retry import RetryPolicy, backoff_s, decide_retry
+from apps.delivery.selectors import NotificationRow, select_notifications
+from apps.delivery.statuses import AttemptOutcome, Reason, Status
+from apps.preferences.policy import Action, decide
+from apps.preferences.policy import Reason as PolicyReason
+from apps.preferences.selectors import RecipientSnapshot, load_snapshots, reveal_address, select_versions
+from apps.providers.gateway import send_messages
+from apps.providers.messages import Message, Result
+from apps.providers.receipts import ack_token
+from apps.providers.registry import Provider
+from apps.providers.routing import route
+from apps.trace import bind_trace
+
+MAX_LAPSES = 10  # a row whose worker died this often is what kills them
+log = structlog.get_logger("notify.delivery.dispatch")
+
+
+@dataclass(frozen=True, slots=True)
+class _Parcel:
+    """A claimed row with everything needed to send it."""
+
+    claim: Claim
+    notification: NotificationRow
+    content: Content
+    address: str
+    ttl_s: int | None
+
+
+def retry_policy() -> RetryPolicy:
+    return RetryPolicy(
+        settings.DELIVERY_MAX_ATTEMPTS, settings.DELIVERY_BACKOFF_BASE_S, settings.DELIVERY_BACKOFF_MAX_S
+    )
+
+
+def deliver(ids: Sequence[UUID]) -> None:
+    """Sends those of ``ids`` that are due and nobody else's. Raises only what is a bug or a dead database."""
+    claims = claim_deliveries(ids, lease_s=settings.DELIVERY_LEASE_S)
+    if not claims:
+        return
+    notifications = select_notifications({notification_id_of(claim.id) for claim in claims})
+    traces = sorted({row.trace_id for row in notifications.values()})
+    with bind_trace(traces[0] if len(traces) == 1 else ""):
+        log.info("claimed", n=len(claims), **_named(traces, claims))
+        try:
+            outcomes = _process(claims, notifications, datetime.now(UTC))
+        except Exception:
+            # A bug of ours, not a provider's failure. Alone, the row uses up an attempt and dies after the last one;
+            # in a batch each row is tried on its own, so that the one that hurts does not take the others along.
+            log.exception("dispatch_bug", n=len(claims), **_named(traces, claims))
+            outcomes = [_isolate(claim, is_alone=len(claims) == 1) for claim in claims]
+            _record(outcomes, notifications, traces)
+            if len(claims) > 1:
+                for claim in claims:
+                    ring_deliveries([(claim.id, claim.channel, claim.lane)])
+            return
+        _record(outcomes, notifications, traces)
+
+
+def _named(traces: list[str], claims: Sequence[Claim]) -> dict[str, object]:
+    """The log fields that let one notification's story be found; large batches are named by their traces alone."""
+    fields: dict[str, object] = {"trace_ids": traces} if len(traces) != 1 else {}
+    if len(claims) <= 10:
+        fields["delivery_ids"] = [str(claim.id) for claim in claims]
+    return fields
+
+
+def _isolate(claim: Claim, *, is_alone: bool) -> Outcome:
+    if not is_alone:
+        return Outcome(claim, Status.QUEUED, Reason.RETRY_AFTER_FAILURE, delay_s=0.0)
+    call = FailedCall(AttemptOutcome.BUG, "internal", "an internal error; see the log")
+    policy = retry_policy()
+    if claim.attempts + 1 >= policy.max_attempts:
+        return Outcome(claim, Status.DEAD, Reason.POISON, has_tried=True, failed_call=call)
+    delay_s = backoff_s(policy, claim.attempts + 1, random.random())  # noqa: S311 - jitter, not a secret
+    return Outcome(claim, Status.QUEUED, Reason.RETRY_AFTER_FAILURE, has_tried=True, delay_s=delay_s, failed_call=call)
+
+
+def _process(claims: Sequence[Claim], notifications: Mapping[UUID, NotificationRow], now: datetime) -> list[Outcome]:
+    versions = select_versions(sorted({row.user_id for row in notifications.values()}))
+    snapshots = load_snapshots({user_id: version for user_id, (_, version) in versions.items()})
+    contents: dict[UUID, Content | None] = {}
+    outcomes: list[Outcome] = []
+    parcels: dict[Channel, list[_Parcel]] = defaultdict(list)
+    for claim in claims:
+        notification = notifications.get(notification_id_of(claim.id))
+        prepared = (
+            _dead(claim, "the notification's row is gone")
+            if notification is None
+            else _prepare(claim, notification, snapshots.get(notification.user_id), contents, now)
+        )
+        if isinstance(prepared, Outcome):
+            outcomes.append(prepared)
+        else:
+            parcels[Channel(claim.channel)].append(prepared)
+    for channel, group in parcels.items():
+        outcomes.extend(_send(channel, group))
+    return outcomes
+
+
+def _prepare(
+    claim: Claim,
+    notification: NotificationRow,
+    snapshot: RecipientSnapshot | None,
+    contents: dict[UUID, Content | None],
+    now: datetime,
+) -> Outcome | _Parcel:
+    """The last word before the provider: is it still worth sending, still allowed, still possible?"""
+    if claim.lapses >= MAX_LAPSES:
+        return _dead(claim, f"{MAX_LAPSES} workers died over it")
+    if notification.expires_at is not None and notification.expires_at <= now:
+        return Outcome(claim, Status.EXPIRED, Reason.EXPIRED)
+    if snapshot is None:
+        return Outcome(claim, Status.SUPPRESSED, PolicyReason.RECIPIENT_ERASED)
+    channel = Channel(claim.channel)
+    decision = decide(snapshot, channel, notification.category, now)
+    if decision.action is Action.SUPPRESS:
+        return Outcome(claim, Status.SUPPRESSED, decision.reason)
+    if decision.action is Action.DEFER and decision.not_before is not None:
+        delay_s = (decision.not_before - now).total_seconds()
+        return Outcome(claim, Status.QUEUED, decision.reason, delay_s=max(0.0, delay_s))
+    address = reveal_address(snapshot, channel, claim.device_id)
+    if address is None:
+        return Outcome(claim, Status.SUPPRESSED, PolicyReason.NO_ADDRESS)
+    content = _content_of(notification, contents)
+    if content is None:
+        return _dead(claim, "the stored content cannot be read")
+    return _Parcel(claim, notification, content, address, _ttl_s(notification, now))
+
+
+def _content_of(notification: NotificationRow, contents: dict[UUID, Content | None]) -> Content | None:
+    if notification.id not in contents:
+        try:
+            contents[notification.id] = open_content(notification.content_ct, notification.id)
+        except PoisonContentError:
+            contents[notification.id] = None
+    return contents[notification.id]
+
+
+def _ttl_s(notification: NotificationRow, now: datetime) -> int | None:
+    if notification.expires_at is None:
+        return None
+    return max(1, int((notification.expires_at - now).total_seconds()))
+
+
+def _message(parcel: _Parcel, provider: Provider) -> Message:
+    delivery_id = str(parcel.claim.id)
+    return to_message(
+        parcel.content,
+        channel=Channel(parcel.claim.channel),
+        delivery_id=delivery_id,
+        address=parcel.address,
+        is_high=parcel.claim.lane == Lane.HIGH,
+        ttl_s=parcel.ttl_s,
+        ack=ack_token(delivery_id),
+        callback_url=f"{settings.PUBLIC_URL}/v1/webhooks/{provider.alias}?delivery_id={delivery_id}",
+    )
+
+
+def _dead(claim: Claim, why: str) -> Outcome:
+    call = FailedCall(AttemptOutcome.BUG, "poison", why)
+    return Outcome(claim, Status.DEAD, Reason.POISON, has_tried=True, failed_call=call)
+
+
+def _send(channel: Channel, parcels: Sequence[_Parcel]) -> list[Outcome]:
+    providers = route(channel)
+    if not providers:
+        return [Outcome(parcel.claim, Status.QUEUED, Reason.PROVIDER_UNAVAILABLE, delay_s=60.0) for parcel in parcels]
+    provider = providers[0]
+    started = time.perf_counter()
+    messages = [_message(parcel, provider) for parcel in parcels]
+    results = {result.delivery_id: result for result in send_messages(provider, messages)}
+    elapsed_s = time.perf_counter() - started
+    metrics.provider_call(provider.alias, elapsed_s)
+    outcomes = [_judge(parcel.claim, provider, results[str(parcel.claim.id)]) for parcel in parcels]
+    _log_call(provider, parcels, results, elapsed_s)
+    retire_addresses(
+        [(parcel.claim, parcel.notification.user_id, results[str(parcel.claim.id)].error) for parcel in parcels]
+    )
+    return outcomes
+
+
+def _judge(claim: Claim, provider: Provider, result: Result) -> Outcome:
+    if result.error is None:
+        return Outcome(
+            claim,
+            Status.SENT,
+            has_tried=True,
+            provider_id=provider.id,
+            provider_message_id=result.provider_message_id,
+        )
+    chance = random.random()  # noqa: S311 - jitter, not a secret
+    decision = decide_retry(result.error, claim.attempts + 1, retry_policy(), chance)
+    return Outcome(
+        claim,
+        decision.status,
+        decision.reason,
+        has_tried=True,
+        provider_id=provider.id,
+        delay_s=decision.delay_s,
+        failed_call=FailedCall(decision.outcome, result.error.code, result.error.message, result.latency_s),
+    )
+
+
+def _log_call(provider: Provider, parcels: Sequence[_Parcel], results: Mapping[str, Result], elapsed_s: float) -> None:
+    errors: dict[str, int] = defaultdict(int)
+    for result in results.values():
+        label = "accepted" if result.error is None else type(result.error).__name__
+        errors[label] += 1
+    for label, count in errors.items():
+        metrics.provider_results(provider.alias, label, count)
+    traces = sorted({parcel.notification.trace_id for parcel in parcels})
+    log.info(
+        "provider_called",
+        provider=provider.alias,
+        n=len(parcels),
+        ms=round(elapsed_s * 1000, 1),
+        results=dict(errors),
+        **_named(traces, [parcel.claim for parcel in parcels]),
+    )
+
+
+def _record(outcomes: Sequence[Outcome], notifications: Mapping[UUID, NotificationRow], traces: list[str]) -> None:
+    recorded = record_outcomes(outcomes)
+    now_s = time.time()
+    counts: dict[tuple[str, str, str, str], int] = defaultdict(int)
+    waits: dict[tuple[str, str], list[float]] = defaultdict(list)
+    retried: dict[str, int] = defaultdict(int)
+    for outcome in outcomes:
+        claim = outcome.claim
+        if claim.id not in recorded:
+            continue
+        channel, lane = Channel(claim.channel).label, Lane(claim.lane).label
+        counts[outcome.status.label, channel, lane, str(outcome.provider_id or "")] += 1
+        if outcome.status is Status.SENT:
+            due = notifications[notification_id_of(claim.id)].send_at
+            waits[channel, lane].append(now_s - (due or time_of(claim.id)).timestamp())
+        elif outcome.status is Status.QUEUED and outcome.has_tried:
+            retried[channel] += 1
+        elif outcome.status is Status.SUPPRESSED:
+            metrics.suppressed(PolicyReason(outcome.reason).name.lower(), channel, 1)
+    for (status, channel, lane, provider), count in counts.items():
+        metrics.deliveries(status, channel, lane, provider, count)
+    for (channel, lane), seconds in waits.items():
+        metrics.accept_to_provider(channel, lane, seconds)
+    for channel, count in retried.items():
+        metrics.retried(channel, count)
+    statuses: dict[str, int] = defaultdict(int)
+    for outcome in outcomes:
+        statuses[outcome.status.label if outcome.claim.id in recorded else "fenced_off"] += 1
+    log.info("recorded", statuses=dict(statuses), **_named(traces, [outcome.claim for outcome in outcomes]))

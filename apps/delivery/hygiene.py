@@ -1,0 +1,30 @@
+"""Addresses and tokens that a provider declared dead are retired at once."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import structlog
+
+from apps.channels import Channel
+from apps.delivery.outcomes import Claim
+from apps.preferences.services import deactivate_device, suppress_address
+from apps.providers.errors import InvalidRecipient, ProviderError
+
+log = structlog.get_logger("notify.delivery.hygiene")
+
+
+def retire_addresses(results: Sequence[tuple[Claim, str, ProviderError | None]]) -> None:
+    """Switches off the device, or suppresses the address, of every (claim, user id, error) whose error says that the
+    recipient is invalid."""
+    for claim, user_id, error in results:
+        if not isinstance(error, InvalidRecipient):
+            continue
+        reason = f"{error.alias}: {error.code}"
+        if claim.device_id is not None:
+            dead_since = None
+            if error.dead_since_ms is not None:
+                dead_since = datetime.fromtimestamp(error.dead_since_ms / 1000, UTC)
+            deactivate_device(device_id=claim.device_id, dead_since=dead_since, reason=reason)
+        else:
+            suppress_address(channel=Channel(claim.channel), user_id=user_id, source=error.alias, reason=reason)
+        log.info("address_retired", delivery_id=str(claim.id), provider=error.alias, code=error.code)

@@ -1,0 +1,255 @@
+"""The only writer of a delivery's status. Every change is one conditional UPDATE on the database's clock; a row that is
+not in the expected state is left alone, so duplicates and latecomers change nothing.
+
+A claim gives a worker the row until its lease runs out and raises the row's ``fence``; a record counts only under the
+fence it was claimed with.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+from uuid import UUID
+
+from django.db import connection
+
+from apps.delivery.ids import delivery_range
+from apps.delivery.statuses import AttemptOutcome, Reason, Status
+from apps.providers.messages import ReceiptKind
+
+
+class Claim(NamedTuple):
+    """A row this worker may send until its lease runs out."""
+
+    id: UUID
+    recipient_id: int
+    device_id: int | None
+    channel: int
+    lane: int
+    attempts: int
+    fence: int
+    lapses: int
+
+
+@dataclass(frozen=True, slots=True)
+class FailedCall:
+    """The provider call behind an outcome, if it failed: becomes a row of ``attempt``."""
+
+    outcome: AttemptOutcome
+    code: str
+    message: str
+    latency_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a worker decided about a claimed row. ``delay_s`` is the time until the row is due again, ``None`` when it
+    is done. ``has_tried`` says whether a provider was called: only then an attempt is used up."""
+
+    claim: Claim
+    status: Status
+    reason: int = 0
+    has_tried: bool = False
+    provider_id: int | None = None
+    provider_message_id: str | None = None
+    delay_s: float | None = None
+    failed_call: FailedCall | None = None
+
+
+_CLAIM = """
+WITH picked AS MATERIALIZED (
+    SELECT id FROM delivery
+    WHERE id = ANY(%(ids)s::uuid[]) AND id BETWEEN %(low)s AND %(high)s
+      AND status IN (1, 2) AND next_attempt_at <= now()
+    ORDER BY id
+    FOR UPDATE SKIP LOCKED
+)
+UPDATE delivery d
+SET status = 2,
+    fence = d.fence + 1,
+    lapses = d.lapses + (d.status = 2)::int,
+    next_attempt_at = now() + make_interval(secs => %(lease_s)s),
+    ring_at = now() + make_interval(secs => %(lease_s)s)
+FROM picked
+WHERE d.id = picked.id AND d.id BETWEEN %(low)s AND %(high)s
+RETURNING d.id, d.recipient_id, d.device_id, d.channel, d.lane, d.attempts, d.fence, d.lapses
+"""
+
+
+def claim_deliveries(ids: Sequence[UUID], *, lease_s: float) -> list[Claim]:
+    """Takes those of ``ids`` that are due and nobody else's, for ``lease_s`` seconds."""
+    if not ids:
+        return []
+    with connection.cursor() as cursor:
+        cursor.execute(_CLAIM, {"ids": list(ids), "low": min(ids), "high": max(ids), "lease_s": lease_s})
+        return [Claim(*row) for row in cursor.fetchall()]
+
+
+# A receipt can overtake the record of its own call: then only the facts of the call are filled in.
+_RECORD = """
+UPDATE delivery d
+SET status = CASE WHEN d.status = 2 THEN o.status ELSE d.status END,
+    reason = CASE WHEN d.status = 2 THEN o.reason ELSE d.reason END,
+    attempts = d.attempts + o.tried,
+    provider = COALESCE(o.provider, d.provider),
+    provider_message_id = COALESCE(o.message_id, d.provider_message_id),
+    error_code = COALESCE(o.code, CASE WHEN o.status = 3 THEN NULL ELSE d.error_code END),
+    sent_at = CASE WHEN o.status = 3 THEN COALESCE(d.sent_at, now()) ELSE d.sent_at END,
+    next_attempt_at = CASE WHEN d.status = 2 THEN now() + make_interval(secs => o.delay_s) END,
+    ring_at = CASE WHEN d.status = 2 THEN now() + make_interval(secs => o.delay_s) END
+FROM unnest(%(ids)s::uuid[], %(fences)s::smallint[], %(statuses)s::smallint[], %(reasons)s::smallint[],
+            %(tried)s::smallint[], %(providers)s::smallint[], %(message_ids)s::text[], %(codes)s::text[],
+            %(delays)s::float8[])
+     AS o(id, fence, status, reason, tried, provider, message_id, code, delay_s)
+WHERE d.id = o.id AND d.id BETWEEN %(low)s AND %(high)s AND d.fence = o.fence AND d.status IN (2, 4, 5, 6)
+RETURNING d.id
+"""
+_RECORD_ATTEMPTS = """
+INSERT INTO attempt (delivery_id, fence, at, latency_ms, provider, outcome, code, message)
+SELECT id, fence, now(), latency_ms, provider, outcome, code, message
+FROM unnest(%s::uuid[], %s::smallint[], %s::int[], %s::smallint[], %s::smallint[], %s::text[], %s::text[])
+     AS a(id, fence, latency_ms, provider, outcome, code, message)
+ON CONFLICT DO NOTHING
+"""
+
+
+def record_outcomes(outcomes: Sequence[Outcome]) -> set[UUID]:
+    """Writes the outcomes; returns the ids that were still this worker's to write. The others had been claimed again
+    after their lease ran out: their word is the newer one's."""
+    if not outcomes:
+        return set()
+    ids = [outcome.claim.id for outcome in outcomes]
+    with connection.cursor() as cursor:
+        failed = [outcome for outcome in outcomes if outcome.failed_call is not None]
+        if failed:
+            _record_attempts(failed)
+        cursor.execute(
+            _RECORD,
+            {
+                "ids": ids,
+                "low": min(ids),
+                "high": max(ids),
+                "fences": [outcome.claim.fence for outcome in outcomes],
+                "statuses": [int(outcome.status) for outcome in outcomes],
+                "reasons": [int(outcome.reason) for outcome in outcomes],
+                "tried": [int(outcome.has_tried) for outcome in outcomes],
+                "providers": [outcome.provider_id for outcome in outcomes],
+                "message_ids": [_text(outcome.provider_message_id, 256) for outcome in outcomes],
+                "codes": [_text(outcome.failed_call.code, 64) if outcome.failed_call else None for outcome in outcomes],
+                "delays": [outcome.delay_s for outcome in outcomes],
+            },
+        )
+        return {row[0] for row in cursor.fetchall()}
+
+
+def _text(value: str | None, length: int) -> str | None:
+    """A provider's word as PostgreSQL can store it: cut, without NUL and lone surrogates."""
+    return None if value is None else value[:length].replace("\0", "").encode("utf-8", "replace").decode()
+
+
+def _record_attempts(outcomes: Sequence[Outcome]) -> None:
+    calls = [(outcome, outcome.failed_call) for outcome in outcomes if outcome.failed_call is not None]
+    with connection.cursor() as cursor:
+        cursor.execute(
+            _RECORD_ATTEMPTS,
+            [
+                [outcome.claim.id for outcome, _ in calls],
+                [outcome.claim.fence for outcome, _ in calls],
+                [round(call.latency_s * 1000) for _, call in calls],
+                [outcome.provider_id for outcome, _ in calls],
+                [int(call.outcome) for _, call in calls],
+                [_text(call.code, 64) for _, call in calls],
+                [_text(call.message, 200) for _, call in calls],
+            ],
+        )
+
+
+def cancel_deliveries(notification_id: UUID) -> int:
+    """Cancels what of a notification has not left; returns how many deliveries that were."""
+    low, high = delivery_range(notification_id)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE delivery SET status = %s, reason = %s, next_attempt_at = NULL, ring_at = NULL "
+            "WHERE id BETWEEN %s AND %s AND status = %s",
+            [Status.CANCELLED, Reason.CANCELLED_BY_CLIENT, low, high, Status.QUEUED],
+        )
+        return cursor.rowcount
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptRule:
+    """Which statuses a kind of receipt may move a delivery from, and where to."""
+
+    sources: tuple[Status, ...]
+    target: Status
+    reason: int = 0
+
+
+# Forward only. `queued` is a source only after a call (attempts > 0): a retry that the receipt makes unnecessary.
+RECEIPT_RULES: dict[ReceiptKind, ReceiptRule] = {
+    ReceiptKind.ACCEPTED: ReceiptRule((Status.UNKNOWN,), Status.SENT),
+    ReceiptKind.DELIVERED: ReceiptRule(
+        (Status.QUEUED, Status.SENDING, Status.SENT, Status.UNKNOWN, Status.DEAD), Status.DELIVERED
+    ),
+    ReceiptKind.FAILED: ReceiptRule(
+        (Status.SENDING, Status.SENT, Status.UNKNOWN), Status.FAILED, Reason.PROVIDER_REFUSED
+    ),
+    ReceiptKind.BOUNCED: ReceiptRule((Status.SENDING, Status.SENT, Status.UNKNOWN), Status.BOUNCED, Reason.BOUNCED),
+}
+
+_APPLY = """
+WITH picked AS MATERIALIZED (
+    SELECT d.id, r.occurred_at, r.code
+    FROM delivery d
+    JOIN unnest(%(ids)s::uuid[], %(times)s::timestamptz[], %(codes)s::text[]) AS r(id, occurred_at, code) ON d.id = r.id
+    WHERE d.id BETWEEN %(low)s AND %(high)s AND d.status = ANY(%(sources)s::smallint[])
+      AND (d.status <> 1 OR d.provider IS NOT NULL)
+    ORDER BY d.id
+    FOR UPDATE OF d
+)
+UPDATE delivery d
+SET status = %(target)s,
+    reason = %(reason)s,
+    sent_at = COALESCE(d.sent_at, picked.occurred_at),
+    delivered_at = CASE WHEN %(target)s = 4 THEN picked.occurred_at ELSE d.delivered_at END,
+    error_code = CASE WHEN %(target)s IN (3, 4) THEN NULL ELSE COALESCE(NULLIF(picked.code, ''), d.error_code) END,
+    next_attempt_at = NULL,
+    ring_at = NULL
+FROM picked
+WHERE d.id = picked.id AND d.id BETWEEN %(low)s AND %(high)s
+RETURNING d.id, d.recipient_id, d.channel, d.lane, d.provider, d.delivered_at
+"""
+
+
+class Moved(NamedTuple):
+    """A delivery that a receipt moved to a new status."""
+
+    id: UUID
+    recipient_id: int
+    channel: int
+    lane: int
+    provider: int | None
+    delivered_at: object
+
+
+def apply_receipts(kind: ReceiptKind, receipts: Sequence[tuple[UUID, object, str]]) -> list[Moved]:
+    """Applies receipts of one kind, given as (delivery id, when it occurred, provider's code); returns the deliveries
+    they moved. Rows that stand further ahead already are left alone."""
+    rule = RECEIPT_RULES.get(kind)
+    if rule is None or not receipts:
+        return []
+    unique = {receipt[0]: receipt for receipt in receipts}
+    with connection.cursor() as cursor:
+        cursor.execute(
+            _APPLY,
+            {
+                "ids": list(unique),
+                "low": min(unique),
+                "high": max(unique),
+                "times": [occurred_at for _, occurred_at, _ in unique.values()],
+                "codes": [_text(code, 64) for _, _, code in unique.values()],
+                "sources": [int(status) for status in rule.sources],
+                "target": int(rule.target),
+                "reason": int(rule.reason),
+            },
+        )
+        return [Moved(*row) for row in cursor.fetchall()]

@@ -1,0 +1,156 @@
+"""Reads of the delivery log: one query each, plain rows instead of model objects on the hot paths."""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple
+from uuid import UUID
+
+from django.db import connection
+
+from apps.channels import Channel
+from apps.delivery.ids import delivery_range, first_id_at, notification_id_of
+from apps.delivery.models import Attempt, Delivery, Notification
+from apps.delivery.statuses import Status
+
+
+class NotificationRow(NamedTuple):
+    """What dispatch needs of a notification; ``content_ct`` is ciphertext."""
+
+    id: UUID
+    user_id: str
+    category: str
+    trace_id: str
+    send_at: datetime | None
+    expires_at: datetime | None
+    content_ct: bytes
+
+
+def select_notifications(ids: Collection[UUID]) -> dict[UUID, NotificationRow]:
+    """The rows of these notifications by id."""
+    if not ids:
+        return {}
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT id, user_id, category, trace_id, send_at, expires_at, content_ct FROM notification "
+            "WHERE id = ANY(%s::uuid[]) AND id BETWEEN %s AND %s",
+            [list(ids), min(ids), max(ids)],
+        )
+        return {row[0]: NotificationRow(*row) for row in cursor.fetchall()}
+
+
+@dataclass(frozen=True, slots=True)
+class NotificationFilter:
+    """Which of a client's notifications to list, newest first; ``None`` means no restriction."""
+
+    limit: int = 20
+    before: UUID | None = None
+    user_id: str | None = None
+    type: str | None = None
+    status: Status | None = None
+    channel: Channel | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+# The deliveries of a notification: see ids.py. SQL has no arithmetic on UUIDs, so the last byte is cut as text.
+_DELIVERIES_OF = "d.id > n.id AND d.id <= (left(n.id::text, 34) || 'ff')::uuid"
+
+
+def select_notification(client_id: int, notification_id: UUID) -> Notification | None:
+    """A client's own notification; ``None`` also for another's."""
+    return Notification.objects.filter(id=notification_id, client_id=client_id).first()
+
+
+def select_notification_page(client_id: int, wanted: NotificationFilter) -> list[Notification]:
+    """Up to ``limit + 1`` notifications: the last one tells that there is another page."""
+    conditions = ["n.client_id = %s"]
+    values: list[object] = [client_id]
+    for condition, value in (
+        ("n.id < %s", wanted.before),
+        ("n.user_id = %s", wanted.user_id),
+        ("n.type = %s", wanted.type),
+        ("n.id >= %s", wanted.since and first_id_at(wanted.since)),
+        ("n.id < %s", wanted.until and first_id_at(wanted.until)),
+    ):
+        if value is not None:
+            conditions.append(condition)
+            values.append(value)
+    if wanted.status is not None or wanted.channel is not None:
+        conditions.append(
+            f"EXISTS (SELECT 1 FROM delivery d WHERE {_DELIVERIES_OF} "  # noqa: S608 - constants only
+            "AND (%s::int IS NULL OR d.status = %s) AND (%s::int IS NULL OR d.channel = %s))"
+        )
+        values += [wanted.status, wanted.status, wanted.channel, wanted.channel]
+    where = " AND ".join(conditions)
+    query = f"SELECT n.* FROM notification n WHERE {where} ORDER BY n.id DESC LIMIT %s"  # noqa: S608 - constants only
+    return list(Notification.objects.raw(query, [*values, wanted.limit + 1]))
+
+
+def select_deliveries(notification_id: UUID) -> list[Delivery]:
+    """The deliveries of a notification, in their order."""
+    return list(Delivery.objects.filter(id__range=delivery_range(notification_id)).order_by("id"))
+
+
+def select_deliveries_of(notifications: Iterable[Notification]) -> dict[UUID, list[Delivery]]:
+    """The deliveries of several notifications by notification id, in one query."""
+    by_notification: dict[UUID, list[Delivery]] = {notification.id: [] for notification in notifications}
+    if not by_notification:
+        return by_notification
+    lows, highs = zip(*(delivery_range(key) for key in by_notification), strict=True)
+    deliveries = Delivery.objects.raw(
+        "SELECT d.* FROM unnest(%s::uuid[], %s::uuid[]) AS r(low, high) "
+        "JOIN delivery d ON d.id BETWEEN r.low AND r.high AND d.id BETWEEN %s AND %s ORDER BY d.id",
+        [list(lows), list(highs), min(lows), max(highs)],
+    )
+    for delivery in deliveries:
+        by_notification[notification_id_of(delivery.id)].append(delivery)
+    return by_notification
+
+
+def select_attempts(notification_id: UUID) -> dict[UUID, list[Attempt]]:
+    """The failed provider calls of a notification's deliveries, by delivery id, oldest first."""
+    attempts: dict[UUID, list[Attempt]] = {}
+    for attempt in Attempt.objects.filter(delivery_id__range=delivery_range(notification_id)).order_by("at"):
+        attempts.setdefault(attempt.delivery_id, []).append(attempt)
+    return attempts
+
+
+# A notification stands where its least finished delivery stands; among finished ones the best outcome counts.
+_RANK = (
+    Status.QUEUED,
+    Status.SENDING,
+    Status.DELIVERED,
+    Status.SENT,
+    Status.UNKNOWN,
+    Status.BOUNCED,
+    Status.FAILED,
+    Status.DEAD,
+    Status.EXPIRED,
+    Status.CANCELLED,
+    Status.SUPPRESSED,
+)
+
+
+def overall_status(statuses: Collection[int]) -> Status:
+    """One word for a notification with deliveries in these statuses."""
+    return next((status for status in _RANK if status in statuses), Status.SUPPRESSED)
+
+
+def queue_ages_s() -> dict[str, float]:
+    """Per lane: for how many seconds the oldest due delivery has been waiting to be claimed."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT lane, EXTRACT(epoch FROM now() - min(next_attempt_at))::float8 FROM delivery "
+            "WHERE ring_at IS NOT NULL AND status = 1 AND next_attempt_at <= now() GROUP BY lane"
+        )
+        ages = dict(cursor.fetchall())
+    return {label: ages.get(lane, 0.0) for label, lane in (("high", 1), ("bulk", 2))}
+
+
+def heartbeat_age_s(name: str) -> float | None:
+    """Seconds since the periodic job ``name`` last finished; ``None`` if it never did."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT EXTRACT(epoch FROM now() - finished_at)::float8 FROM heartbeat WHERE name = %s", [name])
+        row = cursor.fetchone()
+    return None if row is None else float(row[0])

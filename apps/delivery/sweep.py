@@ -1,0 +1,93 @@
+"""The sweep: finds due rows that nobody works on and rings for them again.
+
+Due are: accepted rows whose doorbell was lost, deferred and scheduled rows whose time has come, retries, and rows whose
+worker died (lease run out). ``ring_at`` says when. A rung row is stamped with its next ring before the doorbell goes
+out, so that two sweeps at once never ring twice and a backlog is rung for once an interval, not once a second.
+"""
+
+from uuid import UUID
+
+import structlog
+from django.db import connection
+
+from apps import metrics
+from apps.delivery.doorbell import ring_deliveries, ring_receipts
+
+RING_AGAIN_S = 30.0
+BATCH_SIZE = 5_000
+MAX_BATCHES = 10
+HEARTBEAT = "sweep"
+log = structlog.get_logger("notify.delivery.sweep")
+
+# Oldest first, both lanes on their own, so that a bulk backlog never hides a high row.
+_STAMP = """
+WITH due AS MATERIALIZED (
+    SELECT id FROM delivery
+    WHERE ring_at <= now() AND lane = %(lane)s
+    ORDER BY ring_at
+    LIMIT %(limit)s
+    FOR UPDATE SKIP LOCKED
+)
+UPDATE delivery d SET ring_at = now() + make_interval(secs => %(again_s)s)
+FROM due WHERE d.id = due.id
+RETURNING d.id, d.channel, d.lane
+"""
+_UNSTAMP = """
+UPDATE delivery SET ring_at = now()
+WHERE id = ANY(%(ids)s::uuid[]) AND id BETWEEN %(low)s AND %(high)s AND ring_at IS NOT NULL
+"""
+
+
+def sweep() -> int:
+    """Rings for everything that is due, up to a bound per lane; returns how many rows. Safe to run twice at once."""
+    rung = sum(_sweep_lane(lane) for lane in (1, 2))
+    if _has_pending_receipts():
+        ring_receipts()
+    _beat()
+    if rung:
+        log.info("swept", rung=rung)
+        metrics.sweep_rung(rung)
+    return rung
+
+
+def _sweep_lane(lane: int) -> int:
+    rung = 0
+    for _ in range(MAX_BATCHES):
+        rows = _stamp(lane)
+        if rows and not ring_deliveries(rows):
+            _unstamp([row[0] for row in rows])
+            break
+        rung += len(rows)
+        if len(rows) < BATCH_SIZE:
+            break
+    return rung
+
+
+def _stamp(lane: int) -> list[tuple[UUID, int, int]]:
+    with connection.cursor() as cursor:
+        cursor.execute(_STAMP, {"lane": lane, "limit": BATCH_SIZE, "again_s": RING_AGAIN_S})
+        return list(cursor.fetchall())
+
+
+def _unstamp(ids: list[UUID]) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(_UNSTAMP, {"ids": ids, "low": min(ids), "high": max(ids)})
+
+
+def _has_pending_receipts() -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT EXISTS (SELECT 1 FROM receipt_event WHERE applied_at IS NULL "
+            "AND received_at < now() - interval '2 seconds')"
+        )
+        row = cursor.fetchone()
+    return bool(row and row[0])
+
+
+def _beat() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO heartbeat (name, finished_at) VALUES (%s, now()) "
+            "ON CONFLICT (name) DO UPDATE SET finished_at = excluded.finished_at",
+            [HEARTBEAT],
+        )
