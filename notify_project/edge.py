@@ -1,0 +1,52 @@
+"""What is refused or put right before any view sees a request."""
+
+import io
+from collections.abc import Callable
+from urllib.parse import unquote_to_bytes
+
+from django.conf import settings
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
+
+from apps.problems import Problem
+from notify_project.problems import body_too_large, render_problem
+
+
+class EdgeMiddleware:
+    """Answers 400 to a URL that holds NUL or is not UTF-8, and gives a chunked body the length WSGI asks for."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
+        self._get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        problem = _find_bad_url(request) or _receive_chunked(request)
+        return render_problem(problem) if problem is not None else self._get_response(request)
+
+
+def _find_bad_url(request: HttpRequest) -> Problem | None:
+    # PATH_INFO is percent-decoded and carries its bytes as Latin-1 (PEP 3333); QUERY_STRING is as sent.
+    path: str = request.META.get("PATH_INFO", "")
+    query: str = request.META.get("QUERY_STRING", "")
+    if path.isascii() and "\0" not in path and "%" not in query and query.isascii():
+        return None
+    try:
+        is_bad = "\0" in (path + unquote_to_bytes(query.encode("latin-1")).decode())
+        path.encode("latin-1").decode()
+    except UnicodeError:
+        is_bad = True
+    if not is_bad:
+        return None
+    return Problem(400, "bad-request", "The URL must be UTF-8, percent-encoded, without NUL characters.")
+
+
+def _receive_chunked(request: HttpRequest) -> Problem | None:
+    """Read a body that came without Content-Length: Django takes a missing length for an empty body."""
+    if request.META.get("CONTENT_LENGTH") or "chunked" not in request.META.get("HTTP_TRANSFER_ENCODING", "").lower():
+        return None
+    limit: int = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
+    body: bytes = request.META["wsgi.input"].read(limit + 1)
+    if len(body) > limit:
+        return body_too_large()
+    request.META["CONTENT_LENGTH"] = str(len(body))
+    request.META["wsgi.input"] = request._stream = io.BytesIO(body)
+    return None

@@ -1,0 +1,36 @@
+"""Writing JSON answers."""
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+import orjson
+from django.utils.functional import Promise
+from rest_framework.renderers import BaseRenderer
+
+
+class JSONRenderer(BaseRenderer):
+    """``application/json`` in UTF-8; times as RFC 3339 with ``Z``, UUIDs and decimals as text."""
+
+    media_type = "application/json"
+    format = "json"
+    charset = None  # RFC 8259, 11: the media type has no charset parameter
+    render_style = "binary"
+
+    def render(
+        self, data: Any, accepted_media_type: str | None = None, renderer_context: Mapping[str, Any] | None = None
+    ) -> bytes:
+        """``data`` as JSON; nothing for None."""
+        if data is None:
+            return b""
+        return orjson.dumps(data, default=_to_plain, option=orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS)
+
+
+def _to_plain(value: Any) -> Any:
+    if isinstance(value, Promise | Decimal):
+        return str(value)
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} has no form in JSON")

@@ -1,0 +1,31 @@
+"""All addresses of the platform."""
+
+from importlib.util import find_spec
+
+from django.contrib import admin
+from django.urls import URLPattern, URLResolver, include, path
+from django.views.generic import RedirectView
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
+
+API_MODULES = ("apps.preferences.api.urls", "apps.delivery.api.urls")
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+urlpatterns: list[URLPattern | URLResolver] = [
+    *(path("v1/", include(module)) for module in API_MODULES if _is_there(module)),
+    path("v1/schema", SpectacularAPIView.as_view(), name="schema"),
+    path("docs", SpectacularSwaggerView.as_view(url_name="schema"), name="docs"),
+    path("problems/<str:code>", RedirectView.as_view(url="/docs"), name="problem"),
+    path("admin/", admin.site.urls),
+    path("", RedirectView.as_view(pattern_name="docs")),
+]
+handler400 = "notify_project.problems.handle_bad_request"
+handler403 = "notify_project.problems.handle_forbidden"
+handler404 = "notify_project.problems.handle_not_found"
+handler500 = "notify_project.problems.handle_server_error"
