@@ -141,7 +141,7 @@ def _describe_delivery(delivery: Delivery, attempts: Sequence[Attempt]) -> Deliv
         status=_status(delivery.status),
         reason=reason_label(delivery.reason),
         explanation=explain(delivery.reason, delivery.status),
-        provider=_provider(delivery.provider),
+        provider=provider_alias(delivery.provider),
         provider_message_id=delivery.provider_message_id,
         error_code=delivery.error_code,
         device_id=None if delivery.device_id is None else str(delivery.device_id),
@@ -156,7 +156,7 @@ def _describe_delivery(delivery: Delivery, attempts: Sequence[Attempt]) -> Deliv
 def _describe_attempt(attempt: Attempt) -> AttemptDetail:
     return AttemptDetail(
         at=attempt.at,
-        provider=_provider(attempt.provider),
+        provider=provider_alias(attempt.provider),
         outcome=AttemptOutcome(attempt.outcome).label,
         code=attempt.code,
         message=attempt.message,
@@ -164,7 +164,7 @@ def _describe_attempt(attempt: Attempt) -> AttemptDetail:
     )
 
 
-def _provider(number: int | None) -> str | None:
+def provider_alias(number: int | None) -> str | None:
     """The provider's alias; a number no longer in the settings is shown as it is."""
     if number is None:
         return None

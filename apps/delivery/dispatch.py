@@ -117,7 +117,7 @@ def _process(claims: Sequence[Claim], notifications: Mapping[UUID, NotificationR
         else:
             parcels[Channel(claim.channel)].append(prepared)
     for channel, group in parcels.items():
-        outcomes.extend(_send(channel, group))
+        outcomes.extend(_send(channel, group, now))
     return outcomes
 
 
@@ -185,7 +185,7 @@ def _dead(claim: Claim, why: str) -> Outcome:
     return Outcome(claim, Status.DEAD, Reason.POISON, has_tried=True, failed_call=call)
 
 
-def _send(channel: Channel, parcels: Sequence[_Parcel]) -> list[Outcome]:
+def _send(channel: Channel, parcels: Sequence[_Parcel], read_at: datetime) -> list[Outcome]:
     providers = route(channel)
     if not providers:
         return [Outcome(parcel.claim, Status.QUEUED, Reason.PROVIDER_UNAVAILABLE, delay_s=60.0) for parcel in parcels]
@@ -198,7 +198,8 @@ def _send(channel: Channel, parcels: Sequence[_Parcel]) -> list[Outcome]:
     outcomes = [_judge(parcel.claim, provider, results[str(parcel.claim.id)]) for parcel in parcels]
     _log_call(provider, parcels, results, elapsed_s)
     retire_addresses(
-        [(parcel.claim, parcel.notification.user_id, results[str(parcel.claim.id)].error) for parcel in parcels]
+        [(parcel.claim, parcel.notification.user_id, results[str(parcel.claim.id)].error) for parcel in parcels],
+        used_at=read_at,
     )
     return outcomes
 

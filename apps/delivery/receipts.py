@@ -33,12 +33,16 @@ FROM unnest(%(delivery_ids)s::uuid[], %(times)s::timestamptz[], %(kinds)s::small
      AS e(delivery_id, occurred_at, kind, event_id, message_id, code)
 ON CONFLICT (provider, event_id) DO NOTHING
 """
+_PEEK = """
+SELECT id, delivery_id, occurred_at, provider, kind, code FROM receipt_event
+WHERE applied_at IS NULL ORDER BY id LIMIT %s
+"""
 _TAKE = """
 WITH taken AS MATERIALIZED (
-    SELECT id FROM receipt_event WHERE applied_at IS NULL ORDER BY id LIMIT %s FOR UPDATE SKIP LOCKED
+    SELECT id FROM receipt_event WHERE id = ANY(%s) AND applied_at IS NULL ORDER BY id FOR UPDATE SKIP LOCKED
 )
 UPDATE receipt_event e SET applied_at = now() FROM taken WHERE e.id = taken.id
-RETURNING e.id, e.delivery_id, e.occurred_at, e.provider, e.kind, e.code
+RETURNING e.id
 """
 
 
@@ -103,20 +107,27 @@ def apply_pending() -> int:
     while True:
         count = _apply_batch()
         applied += count
-        if count < BATCH_SIZE:
+        if count == 0:
             return applied
 
 
 def _apply_batch() -> int:
+    with connection.cursor() as cursor:
+        cursor.execute(_PEEK, [BATCH_SIZE])
+        events = [_Event(*row) for row in cursor.fetchall()]
+    if not events:
+        return 0
+    # Before the events count as applied: should this worker die in between, the next one suppresses again.
+    _suppress(events)
     with transaction.atomic():
         with connection.cursor() as cursor:
-            cursor.execute(_TAKE, [BATCH_SIZE])
-            events = [_Event(*row) for row in cursor.fetchall()]
+            cursor.execute(_TAKE, [[event.id for event in events]])
+            taken = {row[0] for row in cursor.fetchall()}
+        events = [event for event in events if event.id in taken]
         moved = _apply(events)
-        _suppress(events)
+        moved_ids = {row.id for row in moved}
+        matched = [event.id for event in events if event.delivery_id in moved_ids]
         with connection.cursor() as cursor:
-            moved_ids = {row.id for row in moved}
-            matched = [event.id for event in events if event.delivery_id in moved_ids]
             cursor.execute("UPDATE receipt_event SET is_matched = true WHERE id = ANY(%s)", [matched])
     _report(events, moved)
     return len(events)
@@ -147,12 +158,11 @@ def _suppress(events: Sequence[_Event]) -> None:
             user_id=notification.user_id,
             source=provider.alias,
             reason=f"{kind} {event.code}".strip(),
+            used_at=time_of(event.delivery_id),
         )
 
 
 def _report(events: Sequence[_Event], moved: Sequence[Moved]) -> None:
-    if not events:
-        return
     latencies: dict[str, list[float]] = defaultdict(list)
     for row in moved:
         if isinstance(row.delivered_at, datetime):

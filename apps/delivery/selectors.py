@@ -8,7 +8,7 @@ from uuid import UUID
 
 from django.db import connection
 
-from apps.channels import Channel
+from apps.channels import Channel, Lane
 from apps.delivery.ids import delivery_range, first_id_at, notification_id_of
 from apps.delivery.models import Attempt, Delivery, Notification
 from apps.delivery.statuses import Status
@@ -137,20 +137,20 @@ def overall_status(statuses: Collection[int]) -> Status:
     return next((status for status in _RANK if status in statuses), Status.SUPPRESSED)
 
 
-def queue_ages_s() -> dict[str, float]:
-    """Per lane: for how many seconds the oldest due delivery has been waiting to be claimed."""
+def queue_ages() -> dict[tuple[str, ...], float]:
+    """Per lane, as ``{(lane,): seconds}``: how long the oldest due delivery has been waiting to be claimed."""
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT lane, EXTRACT(epoch FROM now() - min(next_attempt_at))::float8 FROM delivery "
             "WHERE ring_at IS NOT NULL AND status = 1 AND next_attempt_at <= now() GROUP BY lane"
         )
         ages = dict(cursor.fetchall())
-    return {label: ages.get(lane, 0.0) for label, lane in (("high", 1), ("bulk", 2))}
+    return {(lane.label,): max(0.0, ages.get(int(lane), 0.0)) for lane in Lane}
 
 
-def heartbeat_age_s(name: str) -> float | None:
-    """Seconds since the periodic job ``name`` last finished; ``None`` if it never did."""
+def heartbeat_ages(name: str) -> dict[tuple[str, ...], float]:
+    """``{(): seconds}`` since the periodic job ``name`` last finished; empty if it never did."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT EXTRACT(epoch FROM now() - finished_at)::float8 FROM heartbeat WHERE name = %s", [name])
         row = cursor.fetchone()
-    return None if row is None else float(row[0])
+    return {} if row is None else {(): float(row[0])}

@@ -55,7 +55,7 @@ class NotificationBody(msgspec.Struct, forbid_unknown_fields=True):
 
 
 _Body = TypeVar("_Body")
-_PATH = re.compile(r" - at `(?P<where>key in )?\$?(?P<path>[^`]*)`$")
+_PATH = re.compile(r" - at (?:`key` in )?`\$(?P<path>[^`]*)`$")
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+|\.\.\.)\]")
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<field>[^`]*)`")
 _MISSING = re.compile(r"Object missing required field `(?P<field>[^`]*)`")

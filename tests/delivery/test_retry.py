@@ -1,0 +1,77 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from apps.delivery.retry import RetryPolicy, backoff_s, decide_retry
+from apps.delivery.statuses import AttemptOutcome, Reason, Status
+from apps.providers.errors import (
+    InvalidRecipient,
+    OutcomeUnknown,
+    PermanentError,
+    RateLimited,
+    TransientError,
+    UnsupportedFeature,
+)
+
+POLICY = RetryPolicy(max_attempts=5, base_s=2.0, max_s=900.0)
+
+
+@pytest.mark.parametrize(
+    ("attempts", "bound_s"),
+    [(1, 2.0), (2, 4.0), (3, 8.0), (4, 16.0), (9, 512.0), (10, 900.0), (40, 900.0)],  # 2 × 2^(attempts − 1), capped
+)
+def test_backoff_grows_exponentially_to_its_cap(attempts, bound_s):
+    assert backoff_s(POLICY, attempts, 0.0) == 0.0
+    assert backoff_s(POLICY, attempts, 0.5) == bound_s / 2
+    assert backoff_s(POLICY, attempts, 0.999) < bound_s
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "outcome"),
+    [
+        (PermanentError("p", "400"), Reason.PROVIDER_REFUSED, AttemptOutcome.PERMANENT),
+        (InvalidRecipient("p", "410"), Reason.INVALID_RECIPIENT, AttemptOutcome.INVALID_RECIPIENT),
+        (UnsupportedFeature("p", "413"), Reason.UNSUPPORTED_BY_PROVIDER, AttemptOutcome.PERMANENT),
+    ],
+)
+def test_permanent_error_fails_at_the_first_attempt(error, reason, outcome):
+    decision = decide_retry(error, 1, POLICY, 0.5)
+    assert (decision.status, decision.reason, decision.outcome, decision.delay_s) == (
+        Status.FAILED,
+        reason,
+        outcome,
+        None,
+    )
+
+
+def test_transient_error_waits_and_dies_after_the_last_attempt():
+    error = TransientError("p", "503")
+    for attempts in range(1, 5):
+        decision = decide_retry(error, attempts, POLICY, 0.5)
+        assert decision.status is Status.QUEUED
+        assert decision.delay_s == 0.5 * 2.0**attempts
+    last = decide_retry(error, 5, POLICY, 0.5)
+    assert (last.status, last.reason, last.delay_s) == (Status.DEAD, Reason.ATTEMPTS_USED_UP, None)
+
+
+def test_retry_after_is_a_lower_bound():
+    decision = decide_retry(RateLimited("p", "429", retry_after_s=60.0), 1, POLICY, 0.5)
+    assert (decision.delay_s, decision.outcome) == (60.0, AttemptOutcome.RATE_LIMITED)
+    assert decide_retry(TransientError("p", "503", retry_after_s=0.1), 3, POLICY, 0.5).delay_s == 4.0
+
+
+def test_unknown_outcome_is_retried_and_ends_as_unknown():
+    assert decide_retry(OutcomeUnknown("p", "timeout"), 1, POLICY, 0.5).reason is Reason.RETRY_AFTER_UNKNOWN
+    last = decide_retry(OutcomeUnknown("p", "timeout"), 5, POLICY, 0.5)
+    assert (last.status, last.reason) == (Status.UNKNOWN, Reason.NO_ANSWER)
+
+
+@given(
+    st.sampled_from([TransientError, RateLimited, OutcomeUnknown, PermanentError, InvalidRecipient]),
+    st.integers(min_value=1, max_value=100),
+    st.floats(min_value=0, max_value=1, exclude_max=True),
+)
+def test_a_delivery_is_either_due_again_or_done(kind, attempts, chance):
+    decision = decide_retry(kind("p", "x"), attempts, POLICY, chance)
+    assert (decision.delay_s is not None) == (decision.status is Status.QUEUED)
+    assert attempts < POLICY.max_attempts or decision.status is not Status.QUEUED
