@@ -1,0 +1,12 @@
+"""Addresses under ``/v1/``."""
+
+from django.urls import path
+
+from apps.preferences.api import views
+
+urlpatterns = [
+    path("users/<str:user_id>", views.UserView.as_view(), name="user"),
+    path("users/<str:user_id>/preferences", views.PreferencesView.as_view(), name="user-preferences"),
+    path("users/<str:user_id>/devices", views.DevicesView.as_view(), name="user-devices"),
+    path("users/<str:user_id>/devices/<int:device_id>", views.DeviceView.as_view(), name="user-device"),
+]

@@ -1,0 +1,248 @@
+"""``/v1/users/…``: HTTP in, a service or selector called, HTTP out."""
+
+from typing import Any, ClassVar, NoReturn
+
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse, extend_schema
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from apps.channels import Channel
+from apps.preferences import profile, selectors, services
+from apps.preferences.api import serializers
+from apps.preferences.models import Recipient
+from apps.problems import Problem
+
+READ = "preferences:read"
+WRITE = "preferences:write"
+
+_USER_ID = OpenApiParameter(
+    "user_id",
+    OpenApiTypes.STR,
+    OpenApiParameter.PATH,
+    description="The caller's own id of the recipient: 1 to 128 printable characters without '/', percent-encoded.",
+    examples=[OpenApiExample("A user", "user-1")],
+)
+_PROFILE_EXAMPLE = OpenApiExample(
+    "A profile",
+    {
+        "email": "ann@example.com",
+        "phone": "+15005550006",
+        "locale": "en-US",
+        "time_zone": "Europe/Berlin",
+        "attributes": {"plan": "gold"},
+    },
+    request_only=True,
+)
+_RECIPIENT_EXAMPLE = OpenApiExample(
+    "A recipient",
+    {
+        "user_id": "user-1",
+        "email": "a•••@example.com",
+        "phone": "+1•••06",
+        "locale": "en-US",
+        "time_zone": "Europe/Berlin",
+        "attributes": {"plan": "gold"},
+        "created_at": "2026-01-31T12:00:00Z",
+        "updated_at": "2026-01-31T12:00:00Z",
+    },
+    response_only=True,
+)
+_PREFERENCES_EXAMPLE = OpenApiExample(
+    "No text messages", {"opted_out": False, "channels": {"push": True, "sms": False, "email": True}}
+)
+_DEVICE_EXAMPLE = OpenApiExample(
+    "A phone", {"token": "fGk3-example-token", "platform": "android", "app_id": "com.example.app"}, request_only=True
+)
+_NOT_FOUND = OpenApiResponse(description="Problem: there is no such recipient or device.")
+_INVALID = OpenApiResponse(description="Problem: fields of the request are wrong, each with a pointer.")
+_TAG = ["Recipients"]
+
+
+class RecipientView(APIView):
+    """What the calls below ``/v1/users/{user_id}`` have in common: an id that could exist."""
+
+    required_scopes: ClassVar[dict[str, str]] = {"GET": READ, "PUT": WRITE, "POST": WRITE, "DELETE": WRITE}
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        super().initial(request, *args, **kwargs)
+        try:
+            profile.check_user_id(kwargs["user_id"])
+        except profile.InvalidValue as error:
+            raise Problem(422, "invalid-user-id", f"The user id in the address cannot exist. {error}") from None
+
+    def handle_exception(self, exc: Exception) -> Response:
+        if isinstance(exc, services.UnknownRecipient):
+            exc = _unknown_recipient_problem()
+        return super().handle_exception(exc)
+
+
+def _unknown_recipient_problem() -> Problem:
+    return Problem(404, "unknown-user", "There is no such user. PUT /v1/users/{user_id} creates one.")
+
+
+def _unknown_device() -> NoReturn:
+    raise Problem(404, "unknown-device", "The user has no such device.")
+
+
+def _get_recipient(user_id: str) -> Recipient:
+    recipient = selectors.select_recipient(user_id)
+    if recipient is None:
+        raise _unknown_recipient_problem()
+    return recipient
+
+
+def _validated(serializer: Any) -> dict[str, Any]:
+    serializer.is_valid(raise_exception=True)
+    return serializer.validated_data  # type: ignore[no-any-return]
+
+
+class UserView(RecipientView):
+    """A recipient's profile: contact points, locale, time zone, attributes."""
+
+    @extend_schema(
+        operation_id="users_get",
+        tags=_TAG,
+        summary="Show a recipient, contact points masked",
+        parameters=[_USER_ID],
+        responses={200: serializers.RecipientSerializer, 404: _NOT_FOUND},
+        examples=[_RECIPIENT_EXAMPLE],
+    )
+    def get(self, request: Request, user_id: str) -> Response:
+        return Response(serializers.present_recipient(_get_recipient(user_id)))
+
+    @extend_schema(
+        operation_id="users_put",
+        tags=_TAG,
+        summary="Create or replace a recipient's profile",
+        description="The whole profile: a field that is left out is removed. Preferences and devices stay. "
+        "The same call again changes nothing.",
+        parameters=[_USER_ID],
+        request=serializers.ProfileSerializer,
+        responses={
+            200: serializers.RecipientSerializer,
+            201: OpenApiResponse(serializers.RecipientSerializer, description="Created."),
+            422: _INVALID,
+        },
+        examples=[_PROFILE_EXAMPLE, _RECIPIENT_EXAMPLE],
+    )
+    def put(self, request: Request, user_id: str) -> Response:
+        values = _validated(serializers.ProfileSerializer(data=request.data))
+        recipient, is_new = services.upsert_recipient(user_id=user_id, **values)
+        return Response(serializers.present_recipient(recipient), status=201 if is_new else 200)
+
+    @extend_schema(
+        operation_id="users_delete",
+        tags=_TAG,
+        summary="Erase a recipient",
+        description="Removes contact points, devices, locale, time zone and attributes for good. Opt-outs outlive it: "
+        "a user created again under the same id is still opted out of what they were opted out of.",
+        parameters=[_USER_ID],
+        responses={204: None, 404: _NOT_FOUND},
+    )
+    def delete(self, request: Request, user_id: str) -> Response:
+        services.erase_recipient(user_id=user_id)
+        return Response(status=204)
+
+
+class PreferencesView(RecipientView):
+    """What a recipient wants to get."""
+
+    @extend_schema(
+        operation_id="users_preferences_get",
+        tags=_TAG,
+        summary="Show a recipient's preferences",
+        parameters=[_USER_ID],
+        responses={200: serializers.PreferencesSerializer, 404: _NOT_FOUND},
+        examples=[_PREFERENCES_EXAMPLE],
+    )
+    def get(self, request: Request, user_id: str) -> Response:
+        return Response(serializers.present_preferences(_get_recipient(user_id)))
+
+    @extend_schema(
+        operation_id="users_preferences_put",
+        tags=_TAG,
+        summary="Change a recipient's preferences",
+        description="What is given replaces what was there, what is left out stays: "
+        '`{"channels": {"sms": false}}` switches SMS off and touches nothing else. Idempotent. '
+        "After the 200 no send is decided against it.",
+        parameters=[_USER_ID],
+        request=serializers.PreferencesSerializer,
+        responses={200: serializers.PreferencesSerializer, 404: _NOT_FOUND, 422: _INVALID},
+        examples=[_PREFERENCES_EXAMPLE],
+    )
+    def put(self, request: Request, user_id: str) -> Response:
+        values = _validated(serializers.PreferencesSerializer(data=request.data))
+        channels = {Channel.from_label(label): wish for label, wish in values.get("channels", {}).items()}
+        recipient = services.update_preferences(
+            user_id=user_id, is_opted_out=values.get("opted_out"), channels=channels
+        )
+        return Response(serializers.present_preferences(recipient))
+
+
+class DevicesView(RecipientView):
+    """A recipient's push tokens."""
+
+    @extend_schema(
+        operation_id="users_devices_list",
+        tags=_TAG,
+        summary="List a recipient's active devices, tokens masked",
+        parameters=[_USER_ID],
+        responses={200: serializers.DeviceListSerializer, 404: _NOT_FOUND},
+    )
+    def get(self, request: Request, user_id: str) -> Response:
+        devices = selectors.select_devices(_get_recipient(user_id).pk)
+        return Response({"devices": [serializers.present_device(device, user_id) for device in devices]})
+
+    @extend_schema(
+        operation_id="users_devices_post",
+        tags=_TAG,
+        summary="Register a device",
+        description="An upsert: call it at every start of the app. A token that another user held moves to this one. "
+        "Beyond 20 active devices the one not seen for longest is switched off.",
+        parameters=[_USER_ID],
+        request=serializers.DeviceRegistrationSerializer,
+        responses={
+            200: serializers.DeviceSerializer,
+            201: OpenApiResponse(serializers.DeviceSerializer, description="New to this user."),
+            404: _NOT_FOUND,
+            422: _INVALID,
+        },
+        examples=[_DEVICE_EXAMPLE],
+    )
+    def post(self, request: Request, user_id: str) -> Response:
+        values = _validated(serializers.DeviceRegistrationSerializer(data=request.data))
+        device, is_new = services.register_device(user_id=user_id, **values)
+        return Response(serializers.present_device(device, user_id), status=201 if is_new else 200)
+
+    @extend_schema(
+        operation_id="users_devices_delete_by_token",
+        tags=_TAG,
+        summary="Remove the device of a token",
+        description="The token stands in the body, so that it does not end up in access logs.",
+        parameters=[_USER_ID],
+        request=serializers.DeviceTokenSerializer,
+        responses={204: None, 404: _NOT_FOUND, 422: _INVALID},
+    )
+    def delete(self, request: Request, user_id: str) -> Response:
+        values = _validated(serializers.DeviceTokenSerializer(data=request.data))
+        if not services.remove_device(user_id=user_id, token=values["token"]):
+            _unknown_device()
+        return Response(status=204)
+
+
+class DeviceView(RecipientView):
+    """One push token, by the id the registration answered with."""
+
+    @extend_schema(
+        operation_id="users_devices_delete",
+        tags=_TAG,
+        summary="Remove a device",
+        parameters=[_USER_ID],
+        responses={204: None, 404: _NOT_FOUND},
+    )
+    def delete(self, request: Request, user_id: str, device_id: int) -> Response:
+        if not services.remove_device(user_id=user_id, device_id=device_id):
+            _unknown_device()
+        return Response(status=204)

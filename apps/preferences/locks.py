@@ -1,0 +1,55 @@
+"""The order in which writes take their locks, and the one way a recipient's version goes up.
+
+First the addresses concerned (advisory, by blind index), then recipients by id, then what belongs to them. The
+address lock makes "who has this address" and "is this address suppressed" one question: without it a recipient
+could take over an address while it is being suppressed and keep a version that does not know of it.
+"""
+
+from collections.abc import Collection
+from functools import partial
+from typing import Any
+
+from django.db import connection, transaction
+from django.db.models import QuerySet
+from django.db.models.functions import Now
+
+from apps.preferences import cache
+from apps.preferences.models import Recipient, next_version
+
+
+class UnknownRecipient(LookupError):
+    """There is no recipient of this user id, or it has been erased."""
+
+
+def lock_addresses(*blind_indexes: bytes | None) -> None:
+    """Hold these addresses (blind indexes; ``None`` is skipped) until the transaction ends."""
+    keys = sorted({int.from_bytes(index[:8], "big", signed=True) for index in blind_indexes if index is not None})
+    if keys:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_xact_lock(key) FROM unnest(%s::bigint[]) AS key", [keys])
+
+
+def lock_recipients(recipients: QuerySet[Recipient]) -> list[Recipient]:
+    """The rows of ``recipients``, locked in the order of their ids."""
+    return list(recipients.select_for_update().order_by("pk"))
+
+
+def lock_recipient(user_id: str) -> Recipient:
+    """The recipient, locked. Raises ``UnknownRecipient``."""
+    recipient = Recipient.objects.select_for_update().filter(user_id=user_id, erased_at=None).first()
+    if recipient is None:
+        raise UnknownRecipient("There is no such recipient.")
+    return recipient
+
+
+def touch_recipients(recipients: Collection[Recipient], **changes: Any) -> None:
+    """Write ``changes`` (columns and values) to the locked ``recipients``, raise their versions, and forget what
+    is cached of them after the commit. The objects are brought up to date."""
+    if not recipients:
+        return
+    rows = Recipient.objects.filter(pk__in=[recipient.pk for recipient in recipients])
+    rows.update(**changes, version=next_version(), updated_at=Now())
+    for recipient in recipients:
+        recipient.refresh_from_db()
+    user_ids = [recipient.user_id for recipient in recipients]
+    transaction.on_commit(partial(cache.forget_snapshots, user_ids), robust=True)
