@@ -90,12 +90,18 @@ def bind_trace(trace_id: str) -> Iterator[str]:
 def adopt_trace(trace_id: str | None) -> str:
     """Let ``trace_id`` (the caller's own, from a request body) take over for the rest of the current request or task.
 
-    Whoever began the request (``TraceMiddleware``) ends it; ``None`` and ``""`` leave the trace as it is.
-    Returns the trace id in force.
+    Whoever began the request or task (``TraceMiddleware``, the worker's signals) ends it. ``None`` and ``""`` leave the
+    trace as it is. Returns the trace id in force.
     """
     if trace_id:
         _bind(trace_id)
     return current_trace_id()
+
+
+def forget_trace() -> None:
+    """From here on there is no current trace: the end of what ``adopt_trace`` began in a thread that is used again."""
+    _current.set("")
+    log_context.unbind_contextvars("trace_id")
 
 
 def _bind(trace_id: str) -> tuple[Token[str], dict[str, Token[Any]]]:

@@ -7,6 +7,7 @@ through the same processors, of which redaction is the last. See docs/observabil
 
 import logging
 import os
+import re
 import sys
 import threading
 import traceback
@@ -20,9 +21,11 @@ import structlog
 from celery.signals import setup_logging
 from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 
-from notify_project.redaction import clean_value
+from notify_project.redaction import clean_text, clean_value
 
 MAX_FRAMES = 25
+_LONGEST_TRACEBACK = 50_000
+_SERVERS = ("web", "worker", "beat", "flower")  # roles begin so: worker, worker-high-1, …
 
 # What these say at INFO is either said by a line of our own or said once a second. SQL (django.db.backends at DEBUG)
 # and task arguments (celery.worker.strategy at DEBUG) must not be written whatever LOG_LEVEL is.
@@ -41,6 +44,8 @@ _QUIETER = {
     "urllib3": logging.WARNING,
 }
 
+_CARETS = re.compile(r"\n +[~^]+(?=\n|$)")
+
 _processors: list[Processor] = []  # one list for good: loggers bound before a reconfiguration keep pointing at it
 _write_lock = threading.RLock()  # re-entrant: a signal handler may log while its thread is writing
 
@@ -56,10 +61,11 @@ def configure_logging(config: Mapping[str, Any]) -> None:
         raise ValueError(f"LOG_LEVEL must be one of DEBUG, INFO, WARNING, ERROR, CRITICAL, not {level!r}")
     if style not in {"json", "console"}:
         raise ValueError(f"LOG_FORMAT must be json or console, not {style!r}")
+    role = config.get("role") or process_role(sys.argv)
     _processors[:] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        _ProcessFields(config.get("role") or process_role(sys.argv)),
+        _ProcessFields(role),
         _format_exception,
         _redact,
         _render_json if style == "json" else _console_renderer(),
@@ -71,7 +77,7 @@ def configure_logging(config: Mapping[str, Any]) -> None:
         cache_logger_on_first_use=True,
     )
     _take_over_stdlib(level)
-    _take_over_uncaught_exceptions()
+    _take_over_uncaught_exceptions(role)
 
 
 @setup_logging.connect
@@ -86,7 +92,7 @@ def process_role(argv: list[str]) -> str:
     program, words = Path(argv[0]).name if argv else "", argv[1:]
     if program == "celery" or (program == "__main__.py" and "celery" in argv[0]):
         return next((word for word in words if word in {"worker", "beat", "flower"}), "celery")
-    if "granian" in argv[0] or program == "-c":  # granian's workers are spawned with ``python -c``
+    if program == "granian":
         return "web"
     if program in {"manage.py", "django-admin"}:
         return f"manage:{words[0]}" if words else "manage"
@@ -159,7 +165,7 @@ def _format_exception(logger: WrappedLogger, method: str, event: EventDict) -> E
         error = _exception_of(exc_info)
         if error is not None:
             lines = traceback.format_exception(type(error), error, error.__traceback__, limit=-MAX_FRAMES)
-            event["exception"] = "".join(lines).rstrip()
+            event["exception"] = _CARETS.sub("", "".join(lines).rstrip())
     if event.pop("stack_info", None):
         event["stack"] = "".join(traceback.format_stack(limit=MAX_FRAMES)).rstrip()
     return event
@@ -221,12 +227,18 @@ def _is_plain_output(handler: logging.Handler) -> bool:
     return type(handler) in {logging.StreamHandler, _LineHandler}
 
 
-def _take_over_uncaught_exceptions() -> None:
-    """A process or thread that dies of an exception says so in a line like any other. Others' hooks stay."""
+def _take_over_uncaught_exceptions(role: str) -> None:
+    """What a process or thread dies of is told like anything else, without personal data. Others' hooks stay."""
     if sys.excepthook is sys.__excepthook__:
-        sys.excepthook = _log_uncaught
+        sys.excepthook = _log_uncaught if role.startswith(_SERVERS) else _print_uncaught
     if threading.excepthook is threading.__excepthook__:
         threading.excepthook = _log_thread_death
+
+
+def _print_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """For commands that a person has started: the usual traceback, redacted."""
+    text = "".join(traceback.format_exception(kind, error, trace))
+    _write(clean_text(text, is_free_text=True, limit=_LONGEST_TRACEBACK).rstrip())
 
 
 def _log_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -13,7 +13,7 @@ from uuid import UUID
 
 MASK = "[redacted]"
 MAX_TEXT = 3_000
-MAX_ITEMS = 100
+MAX_ITEMS = 1_000
 _MAX_DEPTH = 6
 _LARGEST_COUNT = 1_000_000
 
@@ -53,7 +53,7 @@ _PRIVATE_NAMES = frozenset(
 )
 _PRIVATE_ENDINGS = ("_address", "_apikey", "_api_key", "_email", "_password", "_phone", "_secret", "_token", "_ct")
 # Ours, of a known shape: never personal, and they must survive unharmed for a trace to be followed.
-_TRUSTED_NAMES = frozenset({"timestamp", "level", "logger", "role", "pid", "trace_id"})
+_TRUSTED_NAMES = frozenset({"timestamp", "level", "logger", "role", "pid", "trace_id", "trace_ids"})
 # Sentences written by others, where a telephone number may stand without its plus sign.
 _FREE_TEXT_NAMES = frozenset({"event", "exception", "stack", "error", "detail", "message", "reason"})
 
@@ -71,13 +71,13 @@ _OPAQUE = re.compile(r"(?=[A-Za-z_:=-]*\d)[\w:=-]{48,}", re.ASCII)
 _DATABASE_DETAIL = re.compile(r"^(DETAIL|CONTEXT): .*$", re.MULTILINE)
 
 
-def clean_text(text: str, *, is_free_text: bool = False) -> str:
-    """``text`` with e-mail addresses, telephone numbers, tokens and credentials masked, cut to ``MAX_TEXT``.
+def clean_text(text: str, *, is_free_text: bool = False, limit: int = MAX_TEXT) -> str:
+    """``text`` with e-mail addresses, telephone numbers, tokens and credentials masked; the last ``limit`` characters.
 
     ``is_free_text`` masks bare runs of 10 to 15 digits too, and the detail lines of database errors.
     """
-    if len(text) > MAX_TEXT:
-        text = "… " + text[-MAX_TEXT:]  # of a traceback the end matters
+    if len(text) > limit:
+        text = "… " + text[-limit:]  # of a traceback the end matters
     if "://" in text:
         text = _URL_LOGIN.sub(f"://{MASK}@", text)
     if "eyJ" in text:

@@ -261,4 +261,9 @@ CELERY_BROKER_TRANSPORT_OPTIONS: dict[str, Any] = (
 LOG_LEVEL: str = env.str("LOG_LEVEL", default="INFO")
 LOG_FORMAT: str = env.str("LOG_FORMAT", default="json")  # json | console
 LOGGING_CONFIG = "notify_project.logs.configure_logging"
-LOGGING: dict[str, Any] = {"level": LOG_LEVEL, "format": LOG_FORMAT}
+LOGGING: dict[str, Any] = {"level": LOG_LEVEL, "format": LOG_FORMAT, "role": env.str("NOTIFY_ROLE", default="")}
+# /metrics answers whoever shows this bearer token; without one, this machine only.
+METRICS_TOKEN: str = env.str("METRICS_TOKEN", default="")
+# Where a worker answers /metrics itself, if it shares no PROMETHEUS_MULTIPROC_DIR with web; 0: it does not.
+METRICS_PORT: int = env.int("METRICS_PORT", default=0)
+METRICS_HOST: str = env.str("METRICS_HOST", default="127.0.0.1")
