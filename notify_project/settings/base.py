@@ -161,6 +161,8 @@ PROVIDERS: dict[str, dict[str, Any]] = {
         },
     },
 }
+# Where the local sandbox's control API listens; only the demo and the tests ask for it.
+SANDBOX_URL: str = env.str("SANDBOX_URL", default=f"http://127.0.0.1:{env.int('SANDBOX_HTTP_PORT', default=8025)}")
 # Per channel the provider aliases in order of preference.
 ROUTES: dict[str, list[str]] = {
     "push": env.list("ROUTE_PUSH", default=["fcm"]),
