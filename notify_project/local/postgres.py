@@ -16,16 +16,15 @@ from pathlib import Path
 import psycopg
 
 from notify_project.local.errors import LocalError
+from notify_project.local.ports import LOOPBACK, stored_port
+from notify_project.local.private_files import stored_secret, write_private
 from notify_project.local.processes import (
-    LOOPBACK,
     kill_session,
     last_line,
     record_pid,
     spawn,
     stop,
     stop_recorded,
-    stored_port,
-    stored_secret,
     wait_until,
     with_death_signal,
 )
@@ -101,11 +100,7 @@ class Postgres:
         for name, value in options.items():
             argv += ["-c", f"{name}={value}"]
         # SIGINT is PostgreSQL's "fast shutdown": sessions are cut, data is flushed.
-        if os.geteuid() == 0:  # one setpriv does both, and in the right order: a change of user clears the signal
-            command = _as_nobody(argv, death_signal=signal.SIGINT)
-        else:
-            command = with_death_signal(argv, signal.SIGINT)
-        self.process = spawn(command, log=self.log, env=_plain_environment(), cwd=self.data, death_signal=None)
+        self.process = self._spawn(argv, death_signal=signal.SIGINT)
         record_pid(self.home / "pid", self.process)
 
     def wait_ready(self) -> None:
@@ -141,17 +136,17 @@ class Postgres:
         return f"postgres://{USER}:{self._password}@{LOOPBACK}:{self._port}/{database}"
 
     def _init_data(self) -> None:
-        shutil.rmtree(self.data, ignore_errors=True)  # a first start that was interrupted half-way
-        self.data.mkdir(mode=0o700)
-        password_file = self.home / "initdb-password"
-        password_file.write_text(self._password)
-        password_file.chmod(0o600)
+        draft = self.home / "data.new"
+        shutil.rmtree(draft, ignore_errors=True)  # of a first start that was interrupted
+        draft.mkdir(mode=0o700)
         if os.geteuid() == 0:
             nobody = _nobody()
-            os.chown(self.data, nobody.pw_uid, nobody.pw_gid)
+            os.chown(draft, nobody.pw_uid, nobody.pw_gid)
+        password_file = self.home / "initdb-password"
+        write_private(password_file, self._password)
         argv = [
             str(self._bin / "initdb"),
-            f"--pgdata={self.data}",
+            f"--pgdata={draft}",
             f"--username={USER}",
             f"--pwfile={password_file}",
             "--auth=scram-sha-256",
@@ -163,12 +158,22 @@ class Postgres:
         ]
         if self._is_throw_away:
             argv.append("--no-sync")
-        command = _as_nobody(argv) if os.geteuid() == 0 else argv
-        process = spawn(command, log=self.log, env=_plain_environment(), cwd=self.data, death_signal=None)
-        code = process.wait()
-        password_file.unlink()
+        process = self._spawn(argv, death_signal=signal.SIGTERM)
+        try:
+            code = process.wait()
+        finally:
+            kill_session(process)
+            password_file.unlink()
         if code != 0:
             raise LocalError(f"initdb ended with exit code {code}: {last_line(self.log)} (log: {self.log})")
+        draft.rename(self.data)
+
+    def _spawn(self, argv: list[str], *, death_signal: signal.Signals) -> subprocess.Popen[bytes]:
+        if os.geteuid() == 0:  # one setpriv does both, and in the right order: a change of user clears the signal
+            command = _as_nobody(argv, death_signal=death_signal)
+        else:
+            command = with_death_signal(argv, death_signal)
+        return spawn(command, log=self.log, env=_plain_environment(), cwd=self.home, death_signal=None)
 
 
 def _find_binaries() -> Path:
@@ -190,8 +195,8 @@ def _nobody() -> pwd.struct_passwd:
         ) from None
 
 
-def _as_nobody(argv: list[str], *, death_signal: signal.Signals | None = None) -> list[str]:
-    """``argv`` run as ``nobody`` with CAP_DAC_OVERRIDE alone; for root."""
+def _as_nobody(argv: list[str], *, death_signal: signal.Signals) -> list[str]:
+    """``argv`` for root: run as ``nobody`` with CAP_DAC_OVERRIDE alone."""
     setpriv = shutil.which("setpriv")
     if setpriv is None:
         raise LocalError(
@@ -205,9 +210,8 @@ def _as_nobody(argv: list[str], *, death_signal: signal.Signals | None = None) -
         "--inh-caps=-all,+dac_override",
         "--ambient-caps=-all,+dac_override",
         "--no-new-privs",
+        f"--pdeathsig={death_signal.name.removeprefix('SIG')}",
     ]
-    if death_signal is not None:
-        options.append(f"--pdeathsig={death_signal.name.removeprefix('SIG')}")
     return [setpriv, *options, "--", *argv]
 
 

@@ -2,30 +2,35 @@
 
 import json
 import os
-import secrets
+import re
 import shutil
 import signal
-import socket
 import subprocess
+import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 
 from notify_project.local.errors import LocalError
 
-LOOPBACK = "127.0.0.1"
 POLL_S = 0.02
 CLOCK_SLACK_S = 1.0  # a process' start time is derived from the boot time, which NTP moves
+TAIL_LINES = 200
+LINE_LIMIT = 300
+_ERROR = re.compile(r"([\w.]+(Error|Exception|Configured)\b|.*\b(FATAL|ERROR)\b)")
+
+# The kernel's death signal is tied to the *thread* that forked: this one lives as long as the interpreter.
+_forker = ThreadPoolExecutor(1, thread_name_prefix="forker")
 
 
 def with_death_signal(argv: Sequence[str], sig: signal.Signals) -> list[str]:
-    """``argv`` wrapped so that the kernel sends ``sig`` to it when the thread that started it ends.
+    """``argv`` wrapped so that the kernel sends ``sig`` to it when this process ends, however it ends.
 
     util-linux' setpriv does it by ``prctl(PR_SET_PDEATHSIG)`` and then becomes the program, so the PID is the
-    program's own. Where there is no setpriv (macOS) ``argv`` comes back as it is. The signal belongs to the *thread*
-    that forked, hence: start children from a thread that lives as long as they should.
+    program's own. Where there is no setpriv (macOS) ``argv`` comes back as it is.
     """
     setpriv = shutil.which("setpriv")
     if setpriv is None:
@@ -43,10 +48,43 @@ def spawn(
 ) -> subprocess.Popen[bytes]:
     """Start ``argv`` in a session of its own (a terminal's Ctrl-C does not reach it), output appended to ``log``."""
     command = list(argv) if death_signal is None else with_death_signal(argv, death_signal)
-    with log.open("ab") as output:
-        return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=env, cwd=cwd, start_new_session=True
+
+    def fork() -> subprocess.Popen[bytes]:
+        with log.open("ab") as output:
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=env,
+                cwd=cwd,
+                start_new_session=True,
+            )
+
+    return _forker.submit(fork).result()
+
+
+def run_to_end(
+    argv: Sequence[str], *, what: str, timeout_s: float, env: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> str:
+    """Run ``argv`` and return its standard output. ``LocalError`` naming ``what`` if it fails or takes too long."""
+    try:
+        done = subprocess.run(
+            with_death_signal(argv, signal.SIGKILL),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            env=env,
+            cwd=cwd,
+            timeout=timeout_s,
+            start_new_session=True,
+            check=False,
         )
+    except subprocess.TimeoutExpired:
+        raise LocalError(f"{what} did not end within {timeout_s:.0f} s") from None
+    if done.returncode != 0:
+        raise LocalError(f"{what} failed: {last_text(done.stderr or done.stdout)}")
+    return done.stdout
 
 
 def stop(process: subprocess.Popen[bytes], *, sig: signal.Signals = signal.SIGTERM, grace_s: float = 10.0) -> int:
@@ -56,38 +94,14 @@ def stop(process: subprocess.Popen[bytes], *, sig: signal.Signals = signal.SIGTE
         try:
             process.wait(grace_s)
         except subprocess.TimeoutExpired:
-            kill_session(process)
+            pass
+    kill_session(process)  # whatever the process itself may have left behind
     return process.wait()
 
 
 def kill_session(process: subprocess.Popen[bytes]) -> None:
     """SIGKILL to ``process`` and whatever it started in its session."""
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-
-
-def free_port(preferred: int | None = None) -> int:
-    """A TCP port that is free on loopback now: ``preferred`` if that is free, else any."""
-    if preferred is not None and is_port_free(preferred):
-        return preferred
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def is_port_free(port: int) -> bool:
-    """Whether a server could listen on ``port`` on loopback now."""
-    with socket.socket() as probe:
-        # As servers do; without it a port in TIME_WAIT of the last run would count as taken.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((LOOPBACK, port))
-        except OSError:
-            return False
-    return True
+    _kill_group(process.pid)
 
 
 def wait_until(
@@ -98,16 +112,39 @@ def wait_until(
     while not is_ready():
         code = process.poll()
         if code is not None:
-            raise LocalError(f"{name} ended at start with exit code {code}: {last_line(log)} (log: {log})")
+            raise LocalError(f"{name} ended at start ({describe_exit(code)}): {last_line(log)} (log: {log})")
         if time.monotonic() > deadline:
             raise LocalError(f"{name} was not ready within {timeout_s:.0f} s: {last_line(log)} (log: {log})")
         time.sleep(POLL_S)
 
 
+def describe_exit(code: int) -> str:
+    """A ``Popen.returncode`` in words: "exit code 1", "killed by SIGKILL"."""
+    return f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
+
+
 def last_line(log: Path) -> str:
-    """The last line of ``log`` that holds text, "no output" if there is none."""
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines()] if log.is_file() else []
-    return next((line for line in reversed(lines) if line), "no output")
+    """The line of ``log`` that most likely says what went wrong, shortened; "no output" if it is empty."""
+    return last_text(log.read_text(errors="replace")) if log.is_file() else "no output"
+
+
+def last_text(output: str) -> str:
+    """The last error among the last lines of ``output`` (JSON lines or plain text), else its last line with text."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()][-TAIL_LINES:]
+    errors = [error for line in lines if (error := _error_in(line))]
+    found = errors[-1] if errors else lines[-1] if lines else "no output"
+    return textwrap.shorten(found, LINE_LIMIT, placeholder=" …")
+
+
+def _error_in(line: str) -> str | None:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return line if _ERROR.match(line) else None
+    if not isinstance(event, dict) or event.get("level") not in {"error", "critical"}:
+        return None
+    trace = str(event.get("exception", "")).splitlines()
+    return trace[-1].strip() if trace else str(event.get("event"))
 
 
 def record_pid(path: Path, process: subprocess.Popen[bytes]) -> None:
@@ -120,37 +157,31 @@ def record_pid(path: Path, process: subprocess.Popen[bytes]) -> None:
 
 
 def stop_recorded(path: Path, *, sig: signal.Signals, grace_s: float = 15.0) -> None:
-    """Stop the process noted in ``path`` if it still runs: an earlier run was killed and left it behind, perhaps
-    still shutting down. A PID that has been given to another process since is left alone."""
+    """Stop the process noted in ``path`` if an earlier run was killed and left it, or its session, behind.
+
+    A PID that has been given to another process since is left alone. The kernel gives no process a PID that is still
+    in use as a session's number, so what is found in the session of a dead leader is the leader's.
+    """
     try:
         record = json.loads(path.read_text())
-        leftover = psutil.Process(record["pid"])
-        if abs(leftover.create_time() - record["created"]) > CLOCK_SLACK_S:
+        pid, created = int(record["pid"]), float(record["created"])
+    except (FileNotFoundError, ValueError, KeyError):
+        return
+    try:
+        leftover = psutil.Process(pid)
+        if abs(leftover.create_time() - created) > CLOCK_SLACK_S:
             return
         leftover.send_signal(sig)
-        try:
-            leftover.wait(grace_s)
-        except psutil.TimeoutExpired:
-            leftover.kill()
-            leftover.wait(5)
-    except (FileNotFoundError, ValueError, KeyError, psutil.NoSuchProcess):
-        return
+        leftover.wait(grace_s)
+    except (psutil.NoSuchProcess, psutil.TimeoutExpired):
+        pass
+    _kill_group(pid)
+    path.unlink(missing_ok=True)
 
 
-def stored_secret(path: Path) -> str:
-    """The secret kept in ``path`` (mode 0600); made on first use."""
-    if path.is_file():
-        return path.read_text().strip()
-    value = secrets.token_urlsafe(24)
-    with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
-        file.write(value)
-    return value
-
-
-def stored_port(path: Path) -> int:
-    """The port kept in ``path`` while it is free, else another free one, kept from now on."""
-    kept = int(path.read_text()) if path.is_file() else None
-    port = free_port(kept)
-    if port != kept:
-        path.write_text(str(port))
-    return port
+def _kill_group(leader: int) -> None:
+    # Each child of ours is started as the leader of a session and of a process group with the same number.
+    try:
+        os.killpg(leader, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):  # macOS says "not permitted" of a group of zombies
+        pass

@@ -10,16 +10,9 @@ from pathlib import Path
 import amqp
 
 from notify_project.local.errors import LocalError
-from notify_project.local.processes import (
-    LOOPBACK,
-    free_port,
-    kill_session,
-    record_pid,
-    spawn,
-    stop,
-    stop_recorded,
-    wait_until,
-)
+from notify_project.local.ports import LOOPBACK, free_port
+from notify_project.local.private_files import write_private
+from notify_project.local.processes import kill_session, record_pid, spawn, stop, stop_recorded, wait_until
 
 START_TIMEOUT_S = 60.0
 # Debian's /usr/sbin/rabbitmq-server changes to the user rabbitmq and to its folder; the script below it does not.
@@ -113,9 +106,8 @@ class RabbitMQ:
             "disk_free_limit.absolute": "50MB",
             "vm_memory_high_watermark.absolute": "1GB",
         }
-        config = self.home / "rabbitmq.conf"
-        config.touch(mode=0o600)
-        config.write_text("".join(f"{name} = {value}\n" for name, value in settings.items()))
+        text = "".join(f"{name} = {value}\n" for name, value in settings.items())
+        write_private(self.home / "rabbitmq.conf", text)
         (self.home / "enabled_plugins").write_text("[].\n")
         cookie = self.home / ".erlang.cookie"
         if not cookie.exists():

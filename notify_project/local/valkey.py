@@ -11,17 +11,9 @@ from pathlib import Path
 import redis
 
 from notify_project.local.errors import LocalError
-from notify_project.local.processes import (
-    LOOPBACK,
-    kill_session,
-    record_pid,
-    spawn,
-    stop,
-    stop_recorded,
-    stored_port,
-    stored_secret,
-    wait_until,
-)
+from notify_project.local.ports import LOOPBACK, stored_port
+from notify_project.local.private_files import stored_secret, write_private
+from notify_project.local.processes import kill_session, record_pid, spawn, stop, stop_recorded, wait_until
 
 START_TIMEOUT_S = 30.0
 _MACHINES = {"amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
@@ -82,8 +74,7 @@ class Valkey:
             **self._purpose.value,
         }
         config = self.home / "valkey.conf"
-        config.touch(mode=0o600)
-        config.write_text("".join(f"{name} {value}\n" for name, value in settings.items()))
+        write_private(config, "".join(f"{name} {value}\n" for name, value in settings.items()))
         self.process = spawn([str(self._binary), str(config)], log=self.log, cwd=self.home)
         record_pid(self.home / "pid", self.process)
 
