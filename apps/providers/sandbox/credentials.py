@@ -1,0 +1,176 @@
+"""The account the sandbox plays: keys and secrets on both sides of the wire, and the env lines the product reads."""
+
+import base64
+import json
+import re
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+from apps.providers.sandbox.certificates import ensure_certificates
+from apps.providers.sandbox.files import write_private
+
+PROJECT_ID = "demo-project"
+TWILIO_FROM = "+15005550006"  # https://www.twilio.com/docs/iam/test-credentials: the number that may send
+FROM_EMAIL = "notify@example.com"
+FROM_NAME = "Notify"
+SECRETS_FILE = "secrets.json"
+SERVICE_ACCOUNT_FILE = "fcm-service-account.json"
+ENV_FILE = "credentials.env"
+
+_SECRET_SHAPES = {
+    "twilio_account_sid": r"AC[0-9a-f]{32}",
+    "twilio_auth_token": r"[0-9a-f]{32}",
+    "sendgrid_api_key": r"SG\.[\w-]{22}\.[\w-]{43}",
+    "fcm_token_key": r"[0-9a-f]{64}",
+}
+
+
+class UnusableDataDirectoryError(Exception):
+    """The data directory lacks what ``serve`` needs; the text says how to mend it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Everything secret, loaded. ``fcm_token_key`` signs the access tokens, so that they outlive a restart."""
+
+    client_email: str
+    fcm_public_key: rsa.RSAPublicKey
+    fcm_token_uri: str
+    fcm_token_key: bytes
+    twilio_account_sid: str
+    twilio_auth_token: str
+    sendgrid_api_key: str
+    sendgrid_webhook_key: ec.EllipticCurvePrivateKey
+    webhook_base: str
+
+
+def initialise(data_dir: Path, *, port: int, webhook_base: str) -> None:
+    """Fills ``data_dir`` with certificates, keys and ``credentials.env``. Safe to repeat: keys are kept."""
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    ensure_certificates(data_dir)
+    base_url = f"https://127.0.0.1:{port}"
+    service_account = _ensure_service_account(data_dir / SERVICE_ACCOUNT_FILE, f"{base_url}/fcm/token")
+    values = _ensure_secrets(data_dir / SECRETS_FILE, webhook_base)
+    write_private(data_dir / ENV_FILE, _render_env(data_dir.resolve(), base_url, service_account, values))
+
+
+def load_credentials(data_dir: Path, *, webhook_base: str = "") -> Credentials:
+    """What ``initialise`` left in ``data_dir``, with another ``webhook_base`` if given.
+
+    Raises ``UnusableDataDirectoryError``."""
+    try:
+        account = json.loads((data_dir / SERVICE_ACCOUNT_FILE).read_bytes())
+        values = json.loads((data_dir / SECRETS_FILE).read_bytes())
+        return Credentials(
+            client_email=account["client_email"],
+            fcm_public_key=_load_rsa(account["private_key"]).public_key(),
+            fcm_token_uri=account["token_uri"],
+            fcm_token_key=bytes.fromhex(values["fcm_token_key"]),
+            twilio_account_sid=values["twilio_account_sid"],
+            twilio_auth_token=values["twilio_auth_token"],
+            sendgrid_api_key=values["sendgrid_api_key"],
+            sendgrid_webhook_key=_load_ec(values["sendgrid_webhook_key"]),
+            webhook_base=webhook_base.rstrip("/") or values["webhook_base"],
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UnusableDataDirectoryError(
+            f"{data_dir} holds no usable sandbox credentials: run `python -m apps.providers.sandbox init` first"
+        ) from error
+
+
+def _ensure_service_account(path: Path, token_uri: str) -> dict[str, Any]:
+    """The service-account file as the Firebase console hands it out, with our own token endpoint."""
+    account = _read_json(path)
+    try:
+        _load_rsa(account["private_key"])
+    except (KeyError, ValueError, TypeError):
+        key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        account = {"private_key_id": secrets.token_hex(20), "private_key": _pem(key)}
+    account |= {
+        "type": "service_account",
+        "project_id": PROJECT_ID,
+        "client_email": f"sandbox@{PROJECT_ID}.iam.gserviceaccount.com",
+        "client_id": "100000000000000000001",
+        "auth_uri": "https://accounts.google.com/o/oauth2/auth",
+        "token_uri": token_uri,
+        "universe_domain": "googleapis.com",
+    }
+    write_private(path, json.dumps(account, indent=2).encode())
+    return account
+
+
+def _ensure_secrets(path: Path, webhook_base: str) -> dict[str, str]:
+    values = _read_json(path)
+    fresh = {
+        "twilio_account_sid": f"AC{secrets.token_hex(16)}",
+        "twilio_auth_token": secrets.token_hex(16),
+        "sendgrid_api_key": f"SG.{secrets.token_urlsafe(16)}.{secrets.token_urlsafe(32)}",
+        "fcm_token_key": secrets.token_hex(32),
+    }
+    kept = {
+        name: values[name]
+        for name, shape in _SECRET_SHAPES.items()
+        if isinstance(values.get(name), str) and re.fullmatch(shape, values[name])
+    }
+    webhook_key = values.get("sendgrid_webhook_key", "")
+    try:
+        _load_ec(webhook_key)
+    except (ValueError, TypeError, AttributeError):
+        webhook_key = _pem(ec.generate_private_key(ec.SECP256R1()))
+    values = {**fresh, **kept, "sendgrid_webhook_key": webhook_key, "webhook_base": webhook_base.rstrip("/")}
+    write_private(path, json.dumps(values, indent=2).encode())
+    return values
+
+
+def _render_env(data_dir: Path, base_url: str, account: dict[str, Any], values: dict[str, str]) -> bytes:
+    # SendGrid's console shows the verification key as base64 of the DER public key.
+    public_key = _load_ec(values["sendgrid_webhook_key"]).public_key()
+    der = public_key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    lines = {
+        "PROVIDER_CA_FILE": data_dir / "ca.pem",
+        "FCM_BASE_URL": f"{base_url}/fcm",
+        "FCM_SERVICE_ACCOUNT_FILE": data_dir / SERVICE_ACCOUNT_FILE,
+        "TWILIO_BASE_URL": f"{base_url}/twilio",
+        "TWILIO_ACCOUNT_SID": values["twilio_account_sid"],
+        "TWILIO_AUTH_TOKEN": values["twilio_auth_token"],
+        "TWILIO_FROM": TWILIO_FROM,
+        "SENDGRID_BASE_URL": f"{base_url}/sendgrid",
+        "SENDGRID_API_KEY": values["sendgrid_api_key"],
+        "SENDGRID_FROM_EMAIL": FROM_EMAIL,
+        "SENDGRID_FROM_NAME": FROM_NAME,
+        "SENDGRID_WEBHOOK_PUBLIC_KEY": base64.b64encode(der).decode(),
+    }
+    return "".join(f"{name}={value}\n" for name, value in lines.items()).encode()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _pem(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) -> str:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    ).decode()
+
+
+def _load_rsa(pem: str) -> rsa.RSAPrivateKey:
+    key = serialization.load_pem_private_key(pem.encode(), password=None)
+    if not isinstance(key, rsa.RSAPrivateKey):
+        raise ValueError("not an RSA private key")
+    return key
+
+
+def _load_ec(pem: str) -> ec.EllipticCurvePrivateKey:
+    key = serialization.load_pem_private_key(pem.encode(), password=None)
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise ValueError("not an EC private key")
+    return key
