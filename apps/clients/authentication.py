@@ -9,7 +9,7 @@ from rest_framework.authentication import BaseAuthentication
 from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.request import Request
 
-from apps.clients import keys, selectors, services
+from apps.clients import selectors, services
 from apps.clients.models import Client
 from apps.clients.tokens import InvalidTokenError, verify_token
 
@@ -57,12 +57,9 @@ class ClientAuthentication(BaseAuthentication):
 
 def authenticate_api_key(text: str) -> Client:
     """The client whose living API key ``text`` is; raises ``AuthenticationFailed``."""
-    prefix = keys.read_prefix(text)
-    credential = selectors.find_api_key(prefix) if prefix else None
-    if credential is None or not keys.is_api_key(text, credential.digest, settings.API_KEY_PEPPER):
-        raise AuthenticationFailed(_BAD_CREDENTIALS)
     now = timezone.now()
-    if credential.expires_at is not None and credential.expires_at <= now:
+    credential = selectors.find_api_key(text, now=now)
+    if credential is None:
         raise AuthenticationFailed(_BAD_CREDENTIALS)
     services.record_key_use(credential=credential, now=now)
     return credential.client

@@ -66,6 +66,11 @@ def is_api_key(text: str, digest: bytes, pepper: str) -> bool:
     return hmac.compare_digest(digest_api_key(text, pepper), digest)
 
 
+def make_kid() -> str:
+    """A fresh key id. Ids are never used again: an HS256 secret hangs on its id."""
+    return secrets.token_urlsafe(9)
+
+
 def derive_hs256_secret(kid: str, pepper: str) -> str:
     """The HS256 secret of key ``kid``: 43 base64url characters, which are themselves the HMAC key (as ASCII).
 

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
 
+from django.conf import settings
 from django.db.models import Q
 
-from apps.clients.keys import PublicKey, load_public_key
+from apps.clients.keys import PublicKey, is_api_key, load_public_key, read_prefix
 from apps.clients.models import ApiKey, Client, JwtKey
 from apps.clients.ttl_cache import TtlCache
 
@@ -47,9 +48,16 @@ _jwt_keys: TtlCache[JwtCredential] = TtlCache(max_size=_MAX_CREDENTIALS, ttl_s=C
 _misses: TtlCache[bool] = TtlCache(max_size=_MAX_CREDENTIALS, ttl_s=CREDENTIAL_TTL_S)
 
 
-def find_api_key(prefix: str) -> ApiKeyCredential | None:
-    """The living API key of an active client, at most ``CREDENTIAL_TTL_S`` old; its expiry is for the caller."""
-    return _find(_api_keys, prefix, lambda: _select_api_key(prefix))
+def find_api_key(text: str, *, now: datetime) -> ApiKeyCredential | None:
+    """What the API key ``text`` stands for: a living key of an active client, read at most ``CREDENTIAL_TTL_S`` ago.
+
+    None for anything else: misshapen, unknown, revoked, expired, or with the wrong secret.
+    """
+    prefix = read_prefix(text)
+    credential = _find(_api_keys, prefix, lambda: _select_api_key(prefix)) if prefix else None
+    if credential is None or not is_api_key(text, credential.digest, settings.API_KEY_PEPPER):
+        return None
+    return credential if credential.expires_at is None or credential.expires_at > now else None
 
 
 def find_jwt_key(*, kid: str | None, issuer: str | None) -> JwtCredential | None:
