@@ -178,6 +178,11 @@ def register_gauge(
     _gauges[name] = Gauge(name, help, tuple(labels), read)
 
 
+def unregister_gauge(name: str) -> None:
+    """No longer read the gauge ``name``; it need not be registered."""
+    _gauges.pop(name, None)
+
+
 def registered_gauges() -> tuple[Gauge, ...]:
     """The gauges to read for a scrape, in the order of registration."""
     return tuple(_gauges.values())

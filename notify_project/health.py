@@ -9,6 +9,7 @@ from functools import cache
 
 import psycopg
 import redis
+import structlog
 from django.conf import settings
 from django.db import connections
 from django.db.migrations.loader import MigrationLoader
@@ -18,6 +19,8 @@ from django.views.decorators.http import require_safe
 
 from notify_project.broker import ping_broker
 from notify_project.deadline import SingleFlight
+
+logger = structlog.get_logger("notify.health")
 
 CHECK_TIMEOUT_S = 0.5
 # However often we are asked, from whichever side: the stores are asked once in this time by each process.
@@ -91,7 +94,7 @@ def check_database() -> None:
 @cache
 def expected_migrations() -> frozenset[tuple[str, str]]:
     """The last migration of each app, as (app, name). Read from the source once in a process."""
-    return frozenset(MigrationLoader(None, ignore_no_initial=True).graph.leaf_nodes())
+    return frozenset(MigrationLoader(None, ignore_no_migrations=True).graph.leaf_nodes())
 
 
 def check_broker() -> None:
@@ -149,8 +152,10 @@ def _wait_for(name: str, flight: "Future[float]", started: float) -> Check:
     try:
         seconds = flight.result(timeout=max(0.0, started + CHECK_TIMEOUT_S - time.monotonic()))
     except UnreadyError as problem:
+        logger.warning("check_failed", check=name, error=problem)
         return Check("failed", _ms(time.monotonic() - started), str(problem))
     except Exception as error:
+        logger.warning("check_failed", check=name, error=error)
         # The kind of error only: its text may hold the address, and the reader may be anyone.
         detail = f"{_HINTS[name]} ({type(error).__name__})"
         return Check("failed", _ms(time.monotonic() - started), detail)
@@ -163,6 +168,12 @@ def _ms(seconds: float) -> float:
 
 _report_lock = threading.Lock()
 _last: tuple[float, Report] | None = None
+
+
+def forget_report() -> None:
+    """Have the next request look anew."""
+    global _last
+    _last = None
 
 
 def _recent_report() -> Report:

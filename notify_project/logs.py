@@ -36,7 +36,7 @@ _QUIETER = {
     "celery.beat": logging.WARNING,
     "celery.worker.strategy": logging.WARNING,
     "django.db.backends": logging.INFO,
-    "django.request": logging.ERROR,  # 4xx are in the access line
+    "django.request": logging.ERROR,
     "django.server": logging.WARNING,
     "granian.access": logging.WARNING,
     "kombu": logging.WARNING,
@@ -218,8 +218,14 @@ def _take_over_stdlib(level: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler for handler in root.handlers if not _is_plain_output(handler)] + [_LineHandler()]
     root.setLevel(level)
+    logging.getLogger("django.request").filters = [_is_news]
     for name, minimum in _QUIETER.items():
         logging.getLogger(name).setLevel(max(minimum, root.level))
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Django says the status of every 4xx and 5xx again; the access line has it. An exception is said only there."""
+    return bool(record.exc_info)
 
 
 def _is_plain_output(handler: logging.Handler) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import structlog
 from django.conf import settings
 from django.contrib.staticfiles.views import serve
+from django.core.exceptions import SuspiciousFileOperation
 from django.http import Http404, HttpRequest, HttpResponseNotFound
 from django.http.response import HttpResponseBase
 from structlog import contextvars as log_context
@@ -57,6 +58,7 @@ def _close_the_book(request: HttpRequest, status: int, seconds: float) -> None:
     route = route_of(request)
     method = request.method if request.method in _METHODS else "OTHER"
     metrics.http_request(route, str(method), status, seconds)
+    edge_id, own_id = request.trace_id, trace.current_trace_id()  # type: ignore[attr-defined]
     write = logger.debug if route in _QUIET_ROUTES and status < 500 else logger.info
     write(
         "request",
@@ -66,6 +68,7 @@ def _close_the_book(request: HttpRequest, status: int, seconds: float) -> None:
         status=status,
         ms=round(seconds * 1000, 2),
         client_id=client_id_of(request),
+        **({} if edge_id == own_id else {"edge_trace_id": edge_id}),
     )
 
 
@@ -100,7 +103,7 @@ class StaticFilesMiddleware:
         try:
             # "insecure" is Django's word for "not made for heavy traffic"; the path is confined all the same.
             response = serve(request, request.path.removeprefix(self.prefix), insecure=True)
-        except Http404:
+        except (Http404, SuspiciousFileOperation):
             return HttpResponseNotFound("No such file.\n", content_type="text/plain; charset=utf-8")
         response["Cache-Control"] = f"public, max-age={_STATIC_MAX_AGE_S}"
         return response
