@@ -33,8 +33,16 @@ class _Line:
         with self._lock:
             self._down_until = time.monotonic() + _PAUSE_S
 
+    def reset(self) -> None:
+        self._down_until = 0.0
+
 
 _line = _Line()
+
+
+def reset() -> None:
+    """Forgets that the broker was down."""
+    _line.reset()
 
 
 def ring_deliveries(deliveries: Iterable[tuple[UUID, int, int]]) -> bool:

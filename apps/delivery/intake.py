@@ -17,6 +17,7 @@ import structlog
 from django.conf import settings
 from django.db import connection
 from django.db.utils import OperationalError
+from django.utils.crypto import salted_hmac
 from psycopg.errors import LockNotAvailable
 
 from apps import metrics
@@ -28,7 +29,7 @@ from apps.delivery.ids import MAX_DELIVERIES, delivery_ids, new_notification_id,
 from apps.delivery.selectors import overall_status
 from apps.delivery.statuses import Reason, Status
 from apps.delivery.wording import reason_label
-from apps.preferences import cipher, policy
+from apps.preferences import policy
 from apps.preferences.selectors import RecipientSnapshot, load_snapshots, select_versions
 from apps.problems import Problem, invalid_field
 
@@ -77,7 +78,8 @@ class _Planned:
 
 def fingerprint_of(body: Any) -> bytes:
     """A keyed hash of a request's JSON, whatever the order of its keys. Keyed, as the body may be guessable."""
-    return cipher.blind_index("request", orjson.dumps(body, option=orjson.OPT_SORT_KEYS).decode())
+    canonical = orjson.dumps(body, option=orjson.OPT_SORT_KEYS)
+    return salted_hmac("notify.idempotency", canonical, secret=settings.API_KEY_PEPPER, algorithm="sha256").digest()
 
 
 def accept(order: Order, *, now: datetime) -> Answer:

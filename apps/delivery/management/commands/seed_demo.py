@@ -1,6 +1,6 @@
 """``manage.py seed_demo``: an admin, a client with an API key and a few people to write to. Safe to run again.
 
-The last line it prints is a JSON object for ``make run``: ``{"client", "api_key", "recipients", "admin_user"}``. The key
+The last line it prints is a JSON object: ``{"client", "api_key", "recipients", "admin_user"}``. The key
 is kept beside the local environment file, as the database has only its hash.
 """
 
@@ -89,4 +89,3 @@ def _is_good(key: str) -> bool:
 
 def _key_file() -> Path:
     return Path(settings.LOCAL_ENV_FILE).parent / "demo-api-key"
-
