@@ -7,6 +7,9 @@ from django.urls import URLPattern, URLResolver, include, path
 from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
+from notify_project.health import healthz, readyz
+from notify_project.metrics_view import metrics_page
+
 API_MODULES = ("apps.preferences.api.urls", "apps.delivery.api.urls")
 
 
@@ -18,6 +21,9 @@ def _is_there(module: str) -> bool:
 
 
 urlpatterns: list[URLPattern | URLResolver] = [
+    path("healthz", healthz, name="healthz"),
+    path("readyz", readyz, name="readyz"),
+    path("metrics", metrics_page, name="metrics"),
     *(path("v1/", include(module)) for module in API_MODULES if _is_there(module)),
     path("v1/schema", SpectacularAPIView.as_view(), name="schema"),
     path("docs", SpectacularSwaggerView.as_view(url_name="schema"), name="docs"),
