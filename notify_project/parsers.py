@@ -60,7 +60,7 @@ def parse_object(raw: bytes) -> dict[str, Any]:
 
 def _is_deeper_than(value: Any, levels: int) -> bool:
     layer = [value]
-    for _ in range(levels + 1):
+    for _ in range(levels):
         children = (item.values() if isinstance(item, dict) else item for item in layer)
         layer = [child for inner in children for child in inner if isinstance(child, dict | list)]
         if not layer:
