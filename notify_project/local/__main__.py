@@ -11,11 +11,13 @@ from types import FrameType
 
 from notify_project.local import roles
 from notify_project.local.errors import LocalError
+from notify_project.local.lock import stop_holder
 from notify_project.local.ports import Ports
 from notify_project.local.screen import Screen, as_json
-from notify_project.local.stack import PROJECT_DIR, Stack, StackOptions
+from notify_project.local.stack import LOCK_FILE, PROJECT_DIR, Stack, StackOptions
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+COMMANDS = "run: for people; up: for programs, prints one JSON line when ready; down: stops either"
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
@@ -31,7 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if parsed.with_parent:
         _die_with_parent()
     try:
-        _run(parsed)
+        if parsed.command == "down":
+            print("Stopped" if stop_holder(parsed.data_dir / LOCK_FILE) else "Nothing is running")
+        else:
+            _run(parsed)
     except LocalError as error:
         print(f"notify: {error}", file=sys.stderr)
         return 1
@@ -85,7 +90,7 @@ def _read_count(environ: Mapping[str, str], name: str) -> int:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m notify_project.local", description=__doc__)
-    parser.add_argument("command", choices=["run", "up"], help="run: for people; up: prints one JSON line when ready")
+    parser.add_argument("command", choices=["run", "up", "down"], help=COMMANDS)
     parser.add_argument("--data-dir", type=Path, default=PROJECT_DIR / ".local")
     parser.add_argument("--ports", choices=["fixed", "auto"], default="fixed", help="auto: any free ports")
     parser.add_argument("--broker", choices=["valkey", "rabbitmq"], default="valkey")

@@ -20,7 +20,8 @@ POLL_S = 0.02
 CLOCK_SLACK_S = 1.0  # a process' start time is derived from the boot time, which NTP moves
 TAIL_LINES = 200
 LINE_LIMIT = 300
-_ERROR = re.compile(r"([\w.]+(Error|Exception|Configured)\b|.*\b(FATAL|ERROR)\b)")
+_EXCEPTION = re.compile(r"[\w.]+(Error|Exception|Configured): ")
+_COMPLAINT = re.compile(r"\b(FATAL|ERROR|PANIC)\b|^error", re.IGNORECASE)
 
 # The kernel's death signal is tied to the *thread* that forked: this one lives as long as the interpreter.
 _forker = ThreadPoolExecutor(1, thread_name_prefix="forker")
@@ -131,20 +132,20 @@ def last_line(log: Path) -> str:
 def last_text(output: str) -> str:
     """The last error among the last lines of ``output`` (JSON lines or plain text), else its last line with text."""
     lines = [line.strip() for line in output.splitlines() if line.strip()][-TAIL_LINES:]
-    errors = [error for line in lines if (error := _error_in(line))]
-    found = errors[-1] if errors else lines[-1] if lines else "no output"
+    exceptions = [error for line in lines if (error := _exception_in(line))]
+    complaints = [line for line in lines if _COMPLAINT.search(line)]
+    found = next((group[-1] for group in (exceptions, complaints, lines) if group), "no output")
     return textwrap.shorten(found, LINE_LIMIT, placeholder=" …")
 
 
-def _error_in(line: str) -> str | None:
+def _exception_in(line: str) -> str | None:
+    """The last line of a traceback, bare or in a JSON log line."""
     try:
         event = json.loads(line)
     except ValueError:
-        return line if _ERROR.match(line) else None
-    if not isinstance(event, dict) or event.get("level") not in {"error", "critical"}:
-        return None
-    trace = str(event.get("exception", "")).splitlines()
-    return trace[-1].strip() if trace else str(event.get("event"))
+        return line if _EXCEPTION.match(line) else None
+    trace = str(event.get("exception", "")).splitlines() if isinstance(event, dict) else []
+    return trace[-1].strip() if trace else None
 
 
 def record_pid(path: Path, process: subprocess.Popen[bytes]) -> None:

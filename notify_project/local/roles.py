@@ -1,6 +1,7 @@
 """What the platform consists of when it runs: its roles and their commands."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from apps.delivery.queues import BULK_QUEUES, FANOUT, HIGH_QUEUES, MAINTENANCE, RECEIPTS
 
@@ -81,7 +82,7 @@ def node_name(instance: str) -> str:
     return instance.removeprefix("worker-")
 
 
-def beat_command(*, schedule: str) -> list[str]:
+def beat_command(*, schedule: Path) -> list[str]:
     """The clock. Its memory of what ran when is in the file ``schedule``."""
     return ["celery", f"--app={APP}", "beat", f"--schedule={schedule}", "--pidfile="]
 
@@ -91,13 +92,14 @@ def flower_command(*, host: str, port: int) -> list[str]:
     return ["celery", f"--app={APP}", "flower", f"--address={host}", f"--port={port}", "--persistent=False"]
 
 
-def sandbox_command(*, data_dir: str, port: int, http_port: int, webhook_base: str) -> list[str]:
-    """The stand-in for the providers."""
+def sandbox_command(*, data_dir: Path, port: int, http_port: int, web: str) -> list[str]:
+    """The stand-in for the providers. ``web`` is the platform's base URL: receipts go there, the inbox links there."""
     return [
         "apps.providers.sandbox",
         "serve",
         f"--data-dir={data_dir}",
         f"--port={port}",
         f"--http-port={http_port}",
-        f"--webhook-base={webhook_base}",
+        f"--webhook-base={web}",
+        f"--delivery-url={web}/admin/delivery/delivery/{{id}}/change/",
     ]

