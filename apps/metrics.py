@@ -8,12 +8,19 @@ there and any of them can answer for all.
 Labels are closed sets. Never label with an id, an address or a provider's free text.
 """
 
+import os
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 from prometheus_client import Counter, Histogram
+
+# prometheus-client opens its files there as soon as a metric is defined.
+_shared_directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+if _shared_directory:
+    Path(_shared_directory).mkdir(parents=True, exist_ok=True)
 
 # Dense around what is promised: push p99 below one second from accept to provider.
 _LATENCY_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)

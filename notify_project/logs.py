@@ -11,7 +11,7 @@ import re
 import sys
 import threading
 import traceback
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -62,14 +62,7 @@ def configure_logging(config: Mapping[str, Any]) -> None:
     if style not in {"json", "console"}:
         raise ValueError(f"LOG_FORMAT must be json or console, not {style!r}")
     role = config.get("role") or process_role(sys.argv)
-    _processors[:] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        _ProcessFields(role),
-        _format_exception,
-        _redact,
-        _render_json if style == "json" else _console_renderer(),
-    ]
+    _processors[:] = _chain(role, _render_json if style == "json" else _console_renderer())
     structlog.configure(
         processors=_processors,
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
@@ -78,6 +71,17 @@ def configure_logging(config: Mapping[str, Any]) -> None:
     )
     _take_over_stdlib(level)
     _take_over_uncaught_exceptions(role)
+
+
+def _chain(role: str, renderer: Processor) -> list[Processor]:
+    return [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _ProcessFields(role),
+        _format_exception,
+        _redact,
+        renderer,
+    ]
 
 
 @setup_logging.connect
@@ -111,18 +115,25 @@ class _LineLogger:
     debug = info = warning = error = critical = fatal = exception = log = warn = msg
 
 
-class _LineHandler(logging.Handler):
-    """Takes a stdlib record through the same processors. Formats whole, so that no argument gets by the redaction."""
+class LineFormatter(logging.Formatter):
+    """Takes a stdlib record through the same processors. Formats whole, so that no argument gets by the redaction.
 
-    def emit(self, record: logging.LogRecord) -> None:
-        event: MutableMapping[str, Any] = {"event": _message_of(record)}
+    To be named in the ``dictConfig`` of a process that does not set Django up (granian's parent: granian.json).
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: Any = {"event": _message_of(record)}
         if record.exc_info and record.exc_info[0] is not None:
-            event["exc_info"] = record.exc_info
+            line["exc_info"] = record.exc_info
+        for processor in _processors or _chain(process_role(sys.argv), _render_json):
+            line = processor(_Named(record.name), record.levelname.lower(), line)
+        return str(line)
+
+
+class _LineHandler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
         try:
-            line: Any = event
-            for processor in _processors:
-                line = processor(_Named(record.name), record.levelname.lower(), line)
-            _write(str(line))
+            _write(self.format(record))
         except Exception:  # a log line must never break what it is about
             self.handleError(record)
 
@@ -216,7 +227,9 @@ def _take_over_stdlib(level: str) -> None:
             existing.handlers.clear()
             existing.propagate = True
     root = logging.getLogger()
-    root.handlers = [handler for handler in root.handlers if not _is_plain_output(handler)] + [_LineHandler()]
+    ours = _LineHandler()
+    ours.setFormatter(LineFormatter())
+    root.handlers = [handler for handler in root.handlers if not _is_plain_output(handler)] + [ours]
     root.setLevel(level)
     logging.getLogger("django.request").filters = [_is_news]
     for name, minimum in _QUIETER.items():
