@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import ClassVar, Protocol
 
 from apps.channels import Channel
+from apps.providers.grants import Grant
 from apps.providers.messages import (
     BuildContext,
     Message,
@@ -18,13 +19,16 @@ from apps.providers.messages import (
 
 
 class Adapter(Protocol):
-    """One provider account. Built once per process from its settings entry; stateless and thread-safe.
+    """One provider account. Built once per process from its settings entry, as ``Adapter(alias, options)``, which
+    raises ``ConfigurationError``; stateless and thread-safe. ``grant`` says how to get an access token, if
+    it takes one.
 
     ``build`` and ``parse`` are total: whatever the messages or the answer, every message of the input
     comes back exactly once, as part of a request or as a ``Result``; they never raise."""
 
     channel: ClassVar[Channel]
     alias: str
+    grant: Grant | None
 
     def build(self, messages: Sequence[Message], context: BuildContext) -> list[ProviderRequest]:
         """The requests that carry all ``messages``."""

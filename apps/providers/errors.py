@@ -5,6 +5,8 @@ except as the ``code`` kept for people. Only ``ProviderError`` counts for a brea
 ``PermanentError`` never does: it is about the message or the recipient, not about the provider's health.
 """
 
+from collections.abc import Sequence
+
 
 class ProviderError(Exception):
     """A provider call that did not end in acceptance. ``alias`` is the provider account,
@@ -34,6 +36,11 @@ class Unauthorized(TransientError):
     """Our access token was refused: forget it, fetch another, try again."""
 
 
+class BatchRejected(TransientError):
+    """A request for several messages was refused as a whole because of some of them, and this one may be innocent:
+    the gateway sends it again in a smaller company."""
+
+
 class PermanentError(ProviderError):
     """The provider will never accept this message; trying again is wrong."""
 
@@ -61,3 +68,12 @@ class ForgedReceipt(Exception):
 
 class MalformedReceipt(Exception):
     """A webhook call with a valid signature whose body is not what the provider documents."""
+
+
+class ConfigurationError(Exception):
+    """A provider account cannot work as configured. ``problems`` say per option what is wrong and how to mend it."""
+
+    def __init__(self, alias: str, problems: Sequence[str]) -> None:
+        super().__init__(f"{alias}: {'; '.join(problems)}")
+        self.alias = alias
+        self.problems = tuple(problems)

@@ -1,0 +1,221 @@
+"""Firebase Cloud Messaging, HTTP v1.
+
+https://firebase.google.com/docs/reference/fcm/rest/v1/projects.messages
+https://firebase.google.com/docs/reference/fcm/rest/v1/ErrorCode
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, ClassVar
+
+import orjson
+
+from apps.channels import Channel
+from apps.providers.acks import is_ack
+from apps.providers.adapters import answers
+from apps.providers.errors import (
+    ConfigurationError,
+    ForgedReceipt,
+    InvalidRecipient,
+    MalformedReceipt,
+    OutcomeUnknown,
+    PermanentError,
+    ProviderError,
+    RateLimited,
+    TransientError,
+    Unauthorized,
+    UnsupportedFeature,
+)
+from apps.providers.grants import Grant, ServiceAccountGrant, find_account_problems
+from apps.providers.messages import (
+    BuildContext,
+    Message,
+    ProviderRequest,
+    ProviderResponse,
+    Receipt,
+    ReceiptKind,
+    Result,
+    TransportFailure,
+    WebhookCall,
+)
+
+MAX_PAYLOAD_BYTES = 4_096  # https://firebase.google.com/docs/cloud-messaging/customize-messages/set-message-type
+MAX_TTL_S = 2_419_200  # four weeks
+APNS_COLLAPSE_ID_BYTES = (
+    64  # https://developer.apple.com/documentation/usernotifications/sending-notification-requests-to-apns
+)
+# Without a Retry-After: https://firebase.google.com/docs/cloud-messaging/scale-fcm
+QUOTA_PAUSE_S = 60.0
+ADDRESS_FIELDS = ("token", "fid")
+DELIVERY_ID_KEY = "notify_delivery_id"
+ACK_KEY = "notify_ack"
+# https://firebase.google.com/docs/reference/fcm/rest/v1/projects.messages#Message, "data"
+RESERVED_DATA_KEYS = frozenset({"from", "message_type"})
+RESERVED_DATA_PREFIXES = ("google", "gcm")
+_PROJECT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:-]{0,62}")
+_FCM_ERROR = "type.googleapis.com/google.firebase.fcm.v1.FcmError"
+_BAD_REQUEST = "type.googleapis.com/google.rpc.BadRequest"
+_RECEIPT_KINDS = {"delivered": ReceiptKind.DELIVERED}
+
+
+class FcmAdapter:
+    """Push through FCM. Receipts are the app's own acknowledgements: FCM has none.
+
+    Options: ``base_url``, ``service_account`` (the file's JSON), ``address_field`` (``token``, or ``fid`` for Firebase
+    installation ids), ``ack_key``."""
+
+    channel: ClassVar[Channel] = Channel.PUSH
+
+    def __init__(self, alias: str, options: Mapping[str, Any]) -> None:
+        problems = answers.find_url_problem(options, "base_url")
+        account, found = find_account_problems(options.get("service_account", ""))
+        problems += [f"service_account {problem}" for problem in found]
+        if account and not _PROJECT_ID.fullmatch(account["project_id"]):
+            problems.append("service_account has a project_id that is none")
+        if options.get("address_field", "token") not in ADDRESS_FIELDS:
+            problems.append(f"address_field must be one of {', '.join(ADDRESS_FIELDS)}")
+        if problems:
+            raise ConfigurationError(alias, problems)
+        self.alias = alias
+        self.grant: Grant | None = ServiceAccountGrant(account)
+        self._url = f"{options['base_url'].rstrip('/')}/v1/projects/{account['project_id']}/messages:send"
+        self._address_field: str = options.get("address_field", "token")
+        self._ack_key: str = options.get("ack_key", "")
+
+    def build(self, messages: Sequence[Message], context: BuildContext) -> list[ProviderRequest]:
+        # One request each: the batch endpoint was shut down in June 2024, HTTP/2 takes its place.
+        headers = (("Authorization", f"Bearer {context.access_token}"), ("Content-Type", "application/json"))
+        requests = []
+        for message in messages:
+            problem = self._find_problem(message)
+            if problem is not None:
+                requests.append(answers.reject(self.alias, message, problem))
+                continue
+            notification = {"title": message.title, "body": message.body}
+            data = {**message.data, DELIVERY_ID_KEY: message.delivery_id, ACK_KEY: message.ack or ""}
+            if len(orjson.dumps({"notification": notification, "data": data})) > MAX_PAYLOAD_BYTES:
+                too_large = UnsupportedFeature(self.alias, "payload_too_large", f"over {MAX_PAYLOAD_BYTES} bytes")
+                requests.append(answers.reject(self.alias, message, too_large))
+                continue
+            body = {
+                self._address_field: message.address,
+                "notification": notification,
+                "data": data,
+                **_platform_options(message, context.now),
+            }
+            requests.append(ProviderRequest((message,), self._url, "POST", headers, orjson.dumps({"message": body})))
+        return requests
+
+    def _find_problem(self, message: Message) -> ProviderError | None:
+        address = message.address
+        if not (0 < len(address) <= answers.MAX_ADDRESS_LENGTH and answers.is_clean(address) and " " not in address):
+            return InvalidRecipient(self.alias, "malformed_token", "not a registration token")
+        for key, value in message.data.items():
+            if not (isinstance(key, str) and key and answers.is_clean(key) and answers.is_sendable_text(value)):
+                return PermanentError(self.alias, "malformed_data", "data keys and values must be plain text")
+            if key in RESERVED_DATA_KEYS or key.startswith(RESERVED_DATA_PREFIXES):
+                return UnsupportedFeature(self.alias, "reserved_data_key", "FCM keeps this data key to itself")
+        if not (answers.is_sendable_text(message.title) and answers.is_sendable_text(message.body)):
+            return PermanentError(self.alias, "malformed_text", "the text is not valid Unicode")
+        if message.collapse_key is not None and not answers.is_clean(message.collapse_key):
+            return PermanentError(self.alias, "malformed_collapse_key", "a collapse key is printable ASCII")
+        return None
+
+    def parse(self, request: ProviderRequest, response: ProviderResponse | TransportFailure) -> list[Result]:
+        if isinstance(response, TransportFailure):
+            error = answers.failure_error(self.alias, response)
+            return answers.same_for_all(request, response, error=error)
+        answer = answers.read_object(response.body)
+        if response.status != 200:
+            return answers.same_for_all(request, response, error=self._read_error(response, answer))
+        name = answers.as_message_id(answer.get("name"))
+        if name is None:
+            unknown = OutcomeUnknown(self.alias, "no_message_name", "accepted without a message name")
+            return answers.same_for_all(request, response, error=unknown)
+        return answers.same_for_all(request, response, message_id=name)
+
+    def _read_error(self, response: ProviderResponse, answer: Mapping[str, Any]) -> ProviderError:
+        body = answer.get("error")
+        error: Mapping[str, Any] = body if isinstance(body, dict) else {}
+        details = error.get("details")
+        details = [detail for detail in details if isinstance(detail, dict)] if isinstance(details, list) else []
+        fcm_code = next(
+            (
+                code
+                for detail in details
+                if detail.get("@type") == _FCM_ERROR
+                if (code := answers.as_code(detail.get("errorCode")))
+            ),
+            "",
+        )
+        code = fcm_code or answers.as_code(error.get("status"))
+        pause_s = answers.retry_after_s(response)
+        match fcm_code:
+            case "UNREGISTERED" | "SENDER_ID_MISMATCH":
+                return InvalidRecipient(self.alias, code)
+            case "QUOTA_EXCEEDED":
+                return RateLimited(self.alias, code, retry_after_s=QUOTA_PAUSE_S if pause_s is None else pause_s)
+            case "UNAVAILABLE" | "INTERNAL":
+                return TransientError(self.alias, code, retry_after_s=pause_s)
+            case (
+                "THIRD_PARTY_AUTH_ERROR"
+            ):  # the APNs or Web Push key that FCM holds for us; another token helps nothing
+                return answers.credentials_error(self.alias, code)
+        if response.status == 400 and self._blames_address(details):
+            return InvalidRecipient(self.alias, code or "400", "the registration token is malformed")
+        if response.status == 401:
+            return Unauthorized(self.alias, code or "401", "the access token was refused")
+        if response.status == 403:
+            return answers.credentials_error(self.alias, code or "403")
+        if response.status == 429 and pause_s is None:
+            return RateLimited(self.alias, code or "429", retry_after_s=QUOTA_PAUSE_S)
+        return answers.status_error(self.alias, response, code)
+
+    def _blames_address(self, details: Sequence[Mapping[str, Any]]) -> bool:
+        # INVALID_ARGUMENT alone says nothing about the token: an oversize message answers the same.
+        for detail in details:
+            violations = detail.get("fieldViolations") if detail.get("@type") == _BAD_REQUEST else None
+            for violation in violations if isinstance(violations, list) else ():
+                if isinstance(violation, dict) and violation.get("field") in ("message.token", "message.fid"):
+                    return True
+        return False
+
+    def verify_receipt(self, call: WebhookCall, now: datetime) -> None:
+        """The acknowledgement must carry the HMAC that only the push itself held. It has no time of its own to go
+        stale by: saying twice that a push arrived changes nothing."""
+        ack = answers.read_object(call.body)
+        delivery_id, proof = answers.as_delivery_id(ack.get("delivery_id")), ack.get("ack")
+        if delivery_id is None or not isinstance(proof, str) or not is_ack(self._ack_key, delivery_id, proof):
+            raise ForgedReceipt("the acknowledgement does not carry the push's own ack")
+
+    def parse_receipts(self, call: WebhookCall, now: datetime) -> list[Receipt]:
+        ack = answers.read_object(call.body)
+        delivery_id, event = answers.as_delivery_id(ack.get("delivery_id")), ack.get("event")
+        kind = _RECEIPT_KINDS.get(event) if isinstance(event, str) else None
+        at_ms = ack.get("at")
+        occurred_at = answers.as_moment(at_ms / 1000, now) if isinstance(at_ms, int | float) else None
+        if delivery_id is None or kind is None or occurred_at is None:
+            raise MalformedReceipt('expected {"delivery_id", "ack", "event": "delivered", "at": milliseconds}')
+        return [Receipt(f"{delivery_id}:{event}", kind, occurred_at, delivery_id=delivery_id)]
+
+
+def _platform_options(message: Message, now: datetime) -> dict[str, Any]:
+    """Priority, life and collapsing in each platform's own words."""
+    android: dict[str, Any] = {"priority": "HIGH" if message.is_high else "NORMAL"}
+    apns = {"apns-priority": "10" if message.is_high else "5"}
+    webpush = {"Urgency": "high" if message.is_high else "normal"}
+    if message.ttl_s is not None:
+        ttl_s = min(max(message.ttl_s, 0), MAX_TTL_S)
+        android["ttl"] = f"{ttl_s}s"
+        apns["apns-expiration"] = str(int(now.timestamp()) + ttl_s) if ttl_s else "0"
+        webpush["TTL"] = str(ttl_s)
+    if message.collapse_key:
+        android["collapse_key"] = message.collapse_key
+        apns["apns-collapse-id"] = _short_key(message.collapse_key)
+    return {"android": android, "apns": {"headers": apns}, "webpush": {"headers": webpush}}
+
+
+def _short_key(key: str) -> str:
+    return key if len(key) <= APNS_COLLAPSE_ID_BYTES else hashlib.sha256(key.encode()).hexdigest()

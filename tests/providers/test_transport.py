@@ -1,0 +1,289 @@
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from apps.providers.authorities import ca_bundle
+from apps.providers.messages import ProviderRequest, ProviderResponse, TransportFailure
+from apps.providers.transport import MAX_BODY_BYTES, Limits, Transport, thread_transport
+from tests.providers.wire import (
+    Action,
+    Close,
+    Cut,
+    Gather,
+    GoAway,
+    Hang,
+    RefuseStream,
+    Reply,
+    Reset,
+    Truncate,
+    WireServer,
+    issue_certificate,
+)
+
+LIMITS = Limits(connect_s=1.0, total_s=1.0, call_s=5.0)
+StartServer = Callable[..., WireServer]
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return issue_certificate(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture
+def start_server(authority: tuple[Path, Path]) -> Iterator[StartServer]:
+    servers: list[WireServer] = []
+
+    def start(decide: Callable[[bytes], Action], *, offers_h2: bool = True) -> WireServer:
+        servers.append(WireServer(*authority, decide, offers_h2=offers_h2))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+@pytest.fixture
+def transport(authority: tuple[Path, Path]) -> Iterator[Transport]:
+    transport = Transport(limits=LIMITS, ca_file=ca_bundle(str(authority[0])))
+    yield transport
+    transport.close()
+
+
+def request_to(url: str, body: bytes = b"{}", **fields: object) -> ProviderRequest:
+    return ProviderRequest(messages=(), url=url, body=body, **fields)  # type: ignore[arg-type]
+
+
+def unused_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class TestAnswers:
+    def test_answers_come_back_in_the_order_of_the_requests(self, transport: Transport, start_server: StartServer):
+        server = start_server(
+            lambda body: Reply(400 + int(body), body=body, headers=(("x-message-id", body.decode()),))
+        )
+        outcomes = transport.send_all([request_to(server.url, b"%d" % number) for number in range(40)])
+        assert [outcome.status for outcome in outcomes if isinstance(outcome, ProviderResponse)] == list(
+            range(400, 440)
+        )
+        assert [outcome.body for outcome in outcomes if isinstance(outcome, ProviderResponse)][7] == b"7"
+        assert outcomes[7].headers["x-message-id"] == "7"  # type: ignore[union-attr]
+        assert all(0 <= outcome.latency_s < 1 for outcome in outcomes)
+
+    @pytest.mark.parametrize("offers_h2", [True, False])
+    def test_connections_are_kept_across_calls(self, transport: Transport, start_server: StartServer, offers_h2: bool):
+        server = start_server(lambda _: Reply(), offers_h2=offers_h2)
+        for _ in range(5):
+            assert isinstance(transport.send_all([request_to(server.url)])[0], ProviderResponse)
+        assert len(server.connections) == 1
+        assert server.connections[0].is_h2 is offers_h2
+
+    def test_requests_share_one_connection_at_the_same_time(self, transport: Transport, start_server: StartServer):
+        server = start_server(lambda body: Gather(80) if body == b"together" else Reply())
+        transport.send_all([request_to(server.url)])  # only now it is known to speak HTTP/2
+        outcomes = transport.send_all([request_to(server.url, b"together")] * 80)
+        assert all(isinstance(outcome, ProviderResponse) for outcome in outcomes)
+        assert len(server.connections) == 1
+
+    def test_http1_requests_run_side_by_side(self, transport: Transport, start_server: StartServer):
+        server = start_server(lambda _: Reply(), offers_h2=False)
+        outcomes = transport.send_all([request_to(server.url)] * 50)
+        assert len(outcomes) == 50
+        assert all(isinstance(outcome, ProviderResponse) for outcome in outcomes)
+        assert 1 < len(server.connections) <= 16
+
+    def test_a_redirect_is_an_answer_and_not_followed(self, transport: Transport, start_server: StartServer):
+        server = start_server(lambda _: Reply(307, headers=(("location", "https://127.0.0.1:1/"),)))
+        [outcome] = transport.send_all([request_to(server.url)])
+        assert isinstance(outcome, ProviderResponse)
+        assert outcome.status == 307
+
+    def test_an_answer_without_a_body_is_complete(self, transport: Transport, start_server: StartServer):
+        server = start_server(lambda _: Reply(202, b""))
+        [outcome] = transport.send_all([request_to(server.url)])
+        assert isinstance(outcome, ProviderResponse)
+        assert (outcome.status, outcome.body) == (202, b"")
+
+    def test_no_request_gives_no_outcome(self, transport: Transport):
+        assert transport.send_all([]) == []
+
+    def test_an_oversize_success_is_an_unknown_outcome(self, transport: Transport, start_server: StartServer):
+        server = start_server(lambda _: Reply(200, b"x" * (MAX_BODY_BYTES + 1)))
+        [outcome] = transport.send_all([request_to(server.url)])
+        assert isinstance(outcome, TransportFailure)
+        assert outcome.has_left
+        assert "too large" in outcome.detail
+
+    def test_an_oversize_error_keeps_its_status(self, transport: Transport, start_server: StartServer):
+        server = start_server(lambda _: Reply(502, b"x" * (MAX_BODY_BYTES * 2)))
+        [outcome] = transport.send_all([request_to(server.url)])
+        assert isinstance(outcome, ProviderResponse)
+        assert outcome.status == 502
+        assert len(outcome.body) <= MAX_BODY_BYTES
+
+
+class TestNeverLeft:
+    def failure(self, transport: Transport, request: ProviderRequest) -> TransportFailure:
+        [outcome] = transport.send_all([request])
+        assert isinstance(outcome, TransportFailure)
+        assert not outcome.has_left
+        return outcome
+
+    def test_a_refused_port(self, transport: Transport):
+        assert "refused" in self.failure(transport, request_to(f"https://127.0.0.1:{unused_port()}/")).detail
+
+    def test_an_unknown_host(self, transport: Transport):
+        self.failure(transport, request_to("https://no-such-host.invalid/"))
+
+    def test_a_server_that_never_finishes_the_handshake(self, transport: Transport):
+        with socket.create_server(("127.0.0.1", 0)) as mute:
+            failure = self.failure(transport, request_to(f"https://127.0.0.1:{mute.getsockname()[1]}/"))
+        assert "timed out" in failure.detail
+
+    def test_an_unknown_authority(self, start_server: StartServer, tmp_path: Path):
+        server = start_server(lambda _: Reply())
+        other, _ = issue_certificate(tmp_path, "other")
+        transport = Transport(limits=LIMITS, ca_file=ca_bundle(str(other)))
+        assert "not trusted" in self.failure(transport, request_to(server.url)).detail
+        transport.close()
+        assert server.bodies == []
+
+    def test_a_certificate_for_another_name(self, transport: Transport, start_server: StartServer):
+        server = start_server(lambda _: Reply())
+        self.failure(transport, request_to(server.url.replace("127.0.0.1", "127.0.0.2")))
+
+    def test_plain_http(self, transport: Transport):
+        assert "https" in self.failure(transport, request_to("http://127.0.0.1:1/")).detail
+
+    @pytest.mark.parametrize(
+        "request_",
+        [
+            request_to("https://127.0.0.1:1/\r\nx: y"),
+            request_to("https://127.0.0.1:1/é"),
+            request_to("\x00"),
+            request_to("https://127.0.0.1:1/", headers=(("a", "b\r\nc: d"),)),
+            request_to("https://127.0.0.1:1/", headers=(("a\n", "b"),)),
+            request_to("https://127.0.0.1:1/", headers=(("a", "é"),)),
+        ],
+    )
+    def test_what_no_server_should_see(self, transport: Transport, request_: ProviderRequest):
+        self.failure(transport, request_)
+
+    @pytest.mark.parametrize("action", [RefuseStream(), GoAway()])
+    @pytest.mark.parametrize("is_warm", [True, False])
+    def test_a_stream_the_server_keeps_refusing(
+        self, transport: Transport, start_server: StartServer, action: Action, is_warm: bool
+    ):
+        server = start_server(lambda body: Reply() if body == b"warm" else action)
+        if is_warm:
+            transport.send_all([request_to(server.url, b"warm")])
+        assert "refused" in self.failure(transport, request_to(server.url)).detail
+
+    def test_requests_past_the_calls_time(self, start_server: StartServer, authority: tuple[Path, Path]):
+        server = start_server(lambda _: Hang())
+        transport = Transport(limits=Limits(total_s=0.3, call_s=0.1), ca_file=ca_bundle(str(authority[0])))
+        outcomes = transport.send_all([request_to(server.url)] * 20)
+        transport.close()
+        assert [outcome.has_left for outcome in outcomes if isinstance(outcome, TransportFailure)].count(False) == 4
+        assert outcomes[-1].detail == "not started in time"  # type: ignore[union-attr]
+
+
+class TestLeft:
+    @pytest.mark.parametrize("offers_h2", [True, False])
+    @pytest.mark.parametrize("is_warm", [True, False])
+    @pytest.mark.parametrize(
+        "action", [Close(), Cut(), Reset(), Truncate(), Hang()], ids=lambda action: type(action).__name__
+    )
+    def test_no_answer_is_an_unknown_outcome_and_nothing_is_sent_twice(
+        self, transport: Transport, start_server: StartServer, action: Action, is_warm: bool, offers_h2: bool
+    ):
+        server = start_server(lambda body: Reply() if body == b"warm" else action, offers_h2=offers_h2)
+        if is_warm:
+            transport.send_all([request_to(server.url, b"warm")])
+        [outcome] = transport.send_all([request_to(server.url, b"once")])
+        assert isinstance(outcome, TransportFailure)
+        assert outcome.has_left
+        assert server.bodies.count(b"once") == 1
+
+    @pytest.mark.parametrize("action", [Close(), Cut(), Reset()], ids=lambda action: type(action).__name__)
+    def test_a_connection_lost_under_many_requests_sends_none_twice(
+        self, transport: Transport, start_server: StartServer, action: Action
+    ):
+        waiting: list[bytes] = []
+
+        def decide(body: bytes) -> Action:
+            if body == b"warm":
+                return Reply()
+            waiting.append(body)
+            return action if len(waiting) == 30 else Hang()
+
+        server = start_server(decide)
+        transport.send_all([request_to(server.url, b"warm")])
+        bodies = [b"%d" % number for number in range(30)]
+        outcomes = transport.send_all([request_to(server.url, body) for body in bodies])
+        assert sorted(waiting) == sorted(bodies)
+        assert all(isinstance(outcome, TransportFailure) and outcome.has_left for outcome in outcomes)
+
+    def test_a_stream_reset_with_an_error_may_have_been_processed(
+        self, transport: Transport, start_server: StartServer
+    ):
+        server = start_server(lambda _: RefuseStream(code=2))
+        [outcome] = transport.send_all([request_to(server.url)])
+        assert isinstance(outcome, TransportFailure)
+        assert outcome.has_left
+
+
+class TestRefusedStreams:
+    def test_a_refused_stream_is_sent_again_within_the_call(self, transport: Transport, start_server: StartServer):
+        refused: list[bytes] = []
+
+        def decide(body: bytes) -> Action:
+            if body in refused:
+                return Reply()
+            refused.append(body)
+            return RefuseStream()
+
+        server = start_server(decide)
+        outcomes = transport.send_all([request_to(server.url, b"%d" % number) for number in range(8)])
+        assert all(isinstance(outcome, ProviderResponse) for outcome in outcomes)
+
+    def test_streams_left_out_by_a_goaway_are_sent_over_a_new_connection(
+        self, transport: Transport, start_server: StartServer
+    ):
+        actions: list[Action] = [Reply(), Reply(), GoAway()]
+        server = start_server(lambda _: actions.pop(0) if actions else Reply())
+        for _ in range(4):
+            [outcome] = transport.send_all([request_to(server.url)])
+            assert isinstance(outcome, ProviderResponse)
+        assert len(server.connections) == 2
+
+
+class TestLifetime:
+    def test_each_thread_has_a_transport_of_its_own(self):
+        mine = thread_transport()
+        others: list[Transport] = []
+        thread = threading.Thread(target=lambda: others.append(thread_transport()))
+        thread.start()
+        thread.join()
+        assert thread_transport() is mine
+        assert others[0] is not mine
+
+    def test_an_interrupted_call_leaves_no_answers_for_the_next(
+        self, transport: Transport, start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+    ):
+        server = start_server(lambda body: Reply(body=body))
+
+        def interrupt() -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(transport, "_finished", interrupt)  # a signal cannot be timed
+            with pytest.raises(KeyboardInterrupt):
+                transport.send_all([request_to(server.url, b"first")] * 3)
+        outcomes = transport.send_all([request_to(server.url, b"second")] * 3)
+        assert [outcome.body for outcome in outcomes if isinstance(outcome, ProviderResponse)] == [b"second"] * 3
