@@ -86,7 +86,7 @@ class ControlApi:
             settled = counts.posted + counts.failed + counts.dropped + counts.lost
             receipts[provider] = {**asdict(counts), "pending": max(0, counts.scheduled - settled)}
         return {
-            "providers": {provider: asdict(traffic) for provider, traffic in self._sandbox.traffic.items()},
+            "providers": self._sandbox.traffic,
             "receipts": receipts,
             "ledger": {"last": self._sandbox.ledger.last_n},
         }
@@ -108,7 +108,7 @@ class ControlApi:
             "faults": {
                 name: [str(rule.get("mode", "")) for rule in rules] for name, rules in self._describe_faults().items()
             },
-            "messages": [asdict(message) for message in inbox.newer_than(after, limit=limit)],
+            "messages": inbox.newer_than(after, limit=limit),
         }
         return json_answer(200, content)
 
