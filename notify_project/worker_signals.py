@@ -3,7 +3,6 @@
 from typing import Any
 
 import structlog
-from celery import Task
 from celery.signals import before_task_publish, task_postrun, task_prerun, worker_ready
 from django.conf import settings
 from prometheus_client import start_http_server
@@ -25,7 +24,7 @@ def send_trace(headers: dict[str, Any] | None = None, **kwargs: Any) -> None:
 
 
 @task_prerun.connect
-def begin_task(task: Task, task_id: str, **kwargs: Any) -> None:
+def begin_task(task: Any, task_id: str, **kwargs: Any) -> None:
     """The task's log lines carry the publisher's trace, or a new one if it had none (beat, the sweep), and its id."""
     log_context.clear_contextvars()
     carried = getattr(task.request, TRACE_HEADER, None)
