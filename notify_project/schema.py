@@ -33,7 +33,7 @@ seconds an empty one fills; `RateLimit: "standard";r=199;t=1` how many are left 
 answer is 429 with `Retry-After`.
 """
 
-_STATUS_OF = {
+PROBLEM_STATUSES = {
     "bad-request": 400,
     "malformed-json": 400,
     "unauthenticated": 401,
@@ -147,7 +147,9 @@ def _register_problem(registry: ComponentRegistry, status: str) -> ResolvedCompo
 
 def describe_api(result: dict[str, Any], generator: Any, request: Any, public: bool) -> dict[str, Any]:
     """drf-spectacular's post-processing hook: the document's introduction."""
-    problems = "\n".join(f"| `/problems/{code}` | {_STATUS_OF[code]} | {title} |" for code, title in TITLES.items())
+    problems = "\n".join(
+        f"| `/problems/{code}` | {PROBLEM_STATUSES[code]} | {title} |" for code, title in TITLES.items()
+    )
     result["info"]["description"] = DESCRIPTION.format(problems=problems).strip()
     return result
 
@@ -164,3 +166,7 @@ class ClientCredentials(OpenApiAuthenticationExtension):  # type: ignore[no-unty
             {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "`prefix.secret`"},
             {"type": "http", "scheme": "bearer", "description": "A JWT, or an API key."},
         ]
+
+    def get_security_requirement(self, auto_schema: Any) -> list[dict[str, list[str]]]:
+        """Alternatives, each enough by itself."""
+        return [{name: []} for name in self.name]

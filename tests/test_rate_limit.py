@@ -22,12 +22,17 @@ def key() -> str:
     return f"test:{uuid4()}"
 
 
-@pytest.fixture
-def away(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings.CACHES = {"default": {**settings.CACHES["default"], "LOCATION": CLOSED_PORT_URL}}
-    settings.RATE_LIMIT_LOCAL_SHARE = 0.5
+@pytest.fixture(autouse=True)
+def _fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No bucket of its own yet, and no memory of a store that was away."""
     monkeypatch.setattr(rate_limit, "_availability", rate_limit._Availability())
     monkeypatch.setattr(rate_limit, "_local", rate_limit._LocalBuckets())
+
+
+@pytest.fixture
+def away(settings: Settings) -> None:
+    settings.CACHES = {"default": {**settings.CACHES["default"], "LOCATION": CLOSED_PORT_URL}}
+    settings.RATE_LIMIT_LOCAL_SHARE = 0.5
 
 
 def test_burst_passes_and_the_next_is_refused(key: str) -> None:
@@ -152,21 +157,16 @@ def silent_port() -> Iterator[int]:
         yield server.getsockname()[1]
 
 
-def test_silent_store_costs_one_time_out(
-    key: str, silent_port: int, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_silent_store_costs_one_time_out(key: str, silent_port: int, settings: Settings) -> None:
     settings.CACHES = {"default": {**settings.CACHES["default"], "LOCATION": f"redis://127.0.0.1:{silent_port}/0"}}
-    monkeypatch.setattr(rate_limit, "_availability", rate_limit._Availability())
-    monkeypatch.setattr(rate_limit, "_local", rate_limit._LocalBuckets())
     started = time.monotonic()
     for _ in range(20):
         take(key, 1, SLOW, 10)
     assert time.monotonic() - started < 1.5
 
 
-def test_store_that_came_back_is_used_again(key: str, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    availability = rate_limit._Availability()
-    monkeypatch.setattr(rate_limit, "_availability", availability)
+def test_store_that_came_back_is_used_again(key: str) -> None:
+    availability = rate_limit._availability
     availability.record(is_away=True)
     assert not availability.may_try()
     availability._retry_at = 0.0

@@ -1,11 +1,14 @@
-"""A process that remembers no credential of the test before."""
+"""A process that remembers nothing of the test before."""
 
 import pytest
 
+from apps import rate_limit
 from apps.clients import selectors, services
 
 
 @pytest.fixture(autouse=True)
-def _forget_credentials() -> None:
+def _fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rate_limit, "_availability", rate_limit._Availability())
+    monkeypatch.setattr(rate_limit, "_local", rate_limit._LocalBuckets())
     selectors.forget_credentials()
     services._recorded_uses.clear()
