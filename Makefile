@@ -14,7 +14,7 @@ help:
 	@echo 'make test   the tests, with stores of their own'
 	@echo 'make check  format, lint, types, import contracts, migrations, tests'
 	@echo 'make fmt    format the code and mend what can be mended'
-	@echo 'make lock   resolve requirements/*.in into requirements/*.txt'
+	@echo 'make lock   resolve requirements/*.in into requirements/*.txt (newer versions: UPGRADE=--upgrade)'
 	@echo 'make clean  stop the local stack and delete its data (.local) and all caches'
 
 run:
@@ -41,14 +41,13 @@ fmt:
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-# The widest lock first: the others then choose the same versions.
+# Keeps the versions that are locked already; `make lock UPGRADE=--upgrade` takes the newest that fit.
 lock:
 	@sh requirements/install.sh dev
 	rm -rf .local/lock && $(BIN)/python -m venv .local/lock && .local/lock/bin/pip install -q uv
-	cd requirements && for name in dev local base; do \
-		constraint=$$(test $$name = dev || echo '--constraints dev.txt'); \
-		../.local/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
-			--no-emit-index-url --upgrade $$constraint $$name.in --output-file $$name.txt || exit 1; \
+	for name in base local dev; do \
+		.local/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+			--no-emit-index-url $(UPGRADE) requirements/$$name.in --output-file requirements/$$name.txt || exit 1; \
 	done
 	rm -rf .local/lock
 
