@@ -10,12 +10,11 @@ from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
-from apps.delivery.answers import provider_alias
 from apps.delivery.ids import delivery_range, notification_id_of
 from apps.delivery.models import Attempt, Delivery, Notification, ReceiptEvent
 from apps.delivery.selectors import overall_status, select_attempts, select_deliveries, select_deliveries_of
 from apps.delivery.statuses import AttemptOutcome, Status
-from apps.delivery.wording import explain, reason_label
+from apps.delivery.wording import explain, provider_alias, reason_label
 from apps.providers.messages import ReceiptKind
 
 _COLORS = {
@@ -142,8 +141,8 @@ class DeliveryAdmin(ReadOnlyAdmin):
     list_select_related = ("recipient",)
     fields = (
         "id", "notification", "created", "recipient_name", "device_id", "channel", "lane", "badge", "why",
-        "reason_name", "provider_name", "provider_message_id", "error_code", "attempts", "lapses", "next_attempt_at", "sent_at",
-        "delivered_at", "failed_calls",
+        "reason_name", "provider_name", "provider_message_id", "error_code", "attempts", "lapses",
+        "next_attempt_at", "sent_at", "delivered_at", "failed_calls",
     )  # fmt: skip
     readonly_fields = fields
 

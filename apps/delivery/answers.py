@@ -11,8 +11,7 @@ from apps.channels import Channel, Lane
 from apps.delivery.models import Attempt, Delivery, Notification
 from apps.delivery.selectors import overall_status
 from apps.delivery.statuses import AttemptOutcome, Status
-from apps.delivery.wording import explain, reason_label
-from apps.providers.registry import provider_by_id
+from apps.delivery.wording import explain, provider_alias, reason_label
 
 ChannelName = Literal["push", "sms", "email"]
 StatusName = Literal[
@@ -162,16 +161,6 @@ def _describe_attempt(attempt: Attempt) -> AttemptDetail:
         message=attempt.message,
         latency_ms=attempt.latency_ms,
     )
-
-
-def provider_alias(number: int | None) -> str | None:
-    """The provider's alias; a number no longer in the settings is shown as it is."""
-    if number is None:
-        return None
-    try:
-        return provider_by_id(number).alias
-    except KeyError:
-        return f"#{number}"
 
 
 def _status(number: int) -> StatusName:

@@ -20,8 +20,9 @@ from apps.channels import Channel, Lane
 from apps.delivery.content import Content, PoisonContentError, open_content, to_message
 from apps.delivery.doorbell import ring_deliveries
 from apps.delivery.hygiene import retire_addresses
-from apps.delivery.ids import notification_id_of, time_of
-from apps.delivery.outcomes import Claim, FailedCall, Outcome, claim_deliveries, record_outcomes
+from apps.delivery.ids import notification_id_of
+from apps.delivery.outcomes import Claim, FailedCall, Outcome, claim_deliveries
+from apps.delivery.recording import named, record
 from apps.delivery.retry import RetryPolicy, backoff_s, decide_retry
 from apps.delivery.selectors import NotificationRow, select_notifications
 from apps.delivery.statuses import AttemptOutcome, Reason, Status
@@ -64,28 +65,20 @@ def deliver(ids: Sequence[UUID]) -> None:
     notifications = select_notifications({notification_id_of(claim.id) for claim in claims})
     traces = sorted({row.trace_id for row in notifications.values()})
     with bind_trace(traces[0] if len(traces) == 1 else ""):
-        log.info("claimed", n=len(claims), **_named(traces, claims))
+        log.info("claimed", n=len(claims), **named(traces, claims))
         try:
             outcomes = _process(claims, notifications, datetime.now(UTC))
         except Exception:
             # A bug of ours, not a provider's failure. Alone, the row uses up an attempt and dies after the last one;
             # in a batch each row is tried on its own, so that the one that hurts does not take the others along.
-            log.exception("dispatch_bug", n=len(claims), **_named(traces, claims))
+            log.exception("dispatch_bug", n=len(claims), **named(traces, claims))
             outcomes = [_isolate(claim, is_alone=len(claims) == 1) for claim in claims]
-            _record(outcomes, notifications, traces)
+            record(outcomes, notifications, traces)
             if len(claims) > 1:
                 for claim in claims:
                     ring_deliveries([(claim.id, claim.channel, claim.lane)])
             return
-        _record(outcomes, notifications, traces)
-
-
-def _named(traces: list[str], claims: Sequence[Claim]) -> dict[str, object]:
-    """The log fields that let one notification's story be found; large batches are named by their traces alone."""
-    fields: dict[str, object] = {"trace_ids": traces} if len(traces) != 1 else {}
-    if len(claims) <= 10:
-        fields["delivery_ids"] = [str(claim.id) for claim in claims]
-    return fields
+        record(outcomes, notifications, traces)
 
 
 def _isolate(claim: Claim, *, is_alone: bool) -> Outcome:
@@ -240,36 +233,5 @@ def _log_call(provider: Provider, parcels: Sequence[_Parcel], results: Mapping[s
         n=len(parcels),
         ms=round(elapsed_s * 1000, 1),
         results=dict(errors),
-        **_named(traces, [parcel.claim for parcel in parcels]),
+        **named(traces, [parcel.claim for parcel in parcels]),
     )
-
-
-def _record(outcomes: Sequence[Outcome], notifications: Mapping[UUID, NotificationRow], traces: list[str]) -> None:
-    recorded = record_outcomes(outcomes)
-    now_s = time.time()
-    counts: dict[tuple[str, str, str, str], int] = defaultdict(int)
-    waits: dict[tuple[str, str], list[float]] = defaultdict(list)
-    retried: dict[str, int] = defaultdict(int)
-    for outcome in outcomes:
-        claim = outcome.claim
-        if claim.id not in recorded:
-            continue
-        channel, lane = Channel(claim.channel).label, Lane(claim.lane).label
-        counts[outcome.status.label, channel, lane, str(outcome.provider_id or "")] += 1
-        if outcome.status is Status.SENT:
-            due = notifications[notification_id_of(claim.id)].send_at
-            waits[channel, lane].append(now_s - (due or time_of(claim.id)).timestamp())
-        elif outcome.status is Status.QUEUED and outcome.has_tried:
-            retried[channel] += 1
-        elif outcome.status is Status.SUPPRESSED:
-            metrics.suppressed(PolicyReason(outcome.reason).name.lower(), channel, 1)
-    for (status, channel, lane, provider), count in counts.items():
-        metrics.deliveries(status, channel, lane, provider, count)
-    for (channel, lane), seconds in waits.items():
-        metrics.accept_to_provider(channel, lane, seconds)
-    for channel, count in retried.items():
-        metrics.retried(channel, count)
-    statuses: dict[str, int] = defaultdict(int)
-    for outcome in outcomes:
-        statuses[outcome.status.label if outcome.claim.id in recorded else "fenced_off"] += 1
-    log.info("recorded", statuses=dict(statuses), **_named(traces, [outcome.claim for outcome in outcomes]))

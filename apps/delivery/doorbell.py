@@ -12,7 +12,7 @@ from celery import current_app
 from kombu.exceptions import OperationalError
 
 from apps.channels import Channel, Lane
-from apps.delivery.queues import EXCHANGE_NAME, RECEIPTS, delivery_queue
+from apps.delivery.queues import RECEIPTS, delivery_queue
 
 BATCH_SIZE = 500
 _PAUSE_S = 1.0  # after a failed publish: what follows within it is left to the sweep
@@ -72,7 +72,9 @@ def _publish(task: str, args: list[object], queue: str) -> bool:
     if not _line.is_up():
         return False
     try:
-        current_app.send_task(task, args, queue=queue, exchange=EXCHANGE_NAME, routing_key=queue, confirm_timeout=3)
+        # By the queue's name alone: Celery then goes through the default exchange, which needs no binding. On Redis
+        # bindings are data that a FLUSHALL takes away, and what is published to an exchange without one is lost.
+        current_app.send_task(task, args, queue=queue, confirm_timeout=3)
     except (OperationalError, OSError, TimeoutError) as error:
         _line.mark_down()
         log.warning("doorbell_lost", queue=queue, error=type(error).__name__, hint="the sweep will ring again")

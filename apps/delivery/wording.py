@@ -2,6 +2,7 @@
 
 from apps.delivery.statuses import EXPLANATIONS, Reason, Status
 from apps.preferences import policy
+from apps.providers.registry import provider_by_id
 
 
 def reason_label(number: int) -> str | None:
@@ -32,3 +33,13 @@ def _reason(number: int) -> Reason | policy.Reason | None:
     if number == 0:
         return None
     return Reason(number) if number >= 100 else policy.Reason(number)
+
+
+def provider_alias(number: int | None) -> str | None:
+    """The provider's alias; a number no longer in the settings is shown as it is."""
+    if number is None:
+        return None
+    try:
+        return provider_by_id(number).alias
+    except KeyError:
+        return f"#{number}"

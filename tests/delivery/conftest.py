@@ -3,12 +3,16 @@
 Only the wire is fake: PostgreSQL, Valkey, the cipher, the adapters and the broker are the real ones.
 """
 
+import base64
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 from celery import current_app
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from django_redis import get_redis_connection
 from rest_framework.test import APIClient
 
@@ -53,7 +57,7 @@ class Wire:
 
 
 @pytest.fixture
-def wire(monkeypatch: pytest.MonkeyPatch, settings: Any) -> Wire:
+def wire(monkeypatch: pytest.MonkeyPatch, accounts: None) -> Wire:
     fake = Wire()
     monkeypatch.setattr(gateway, "thread_transport", lambda: fake)  # the wire is what these tests fake
     monkeypatch.setattr(gateway, "get_token", lambda alias, grant, now: "access-token")  # its control plane too
@@ -80,3 +84,51 @@ def client_row(db: None) -> Client:
 def api(client_row: Client) -> APIClient:
     """A caller with every scope."""
     return APIClient(headers={"Authorization": f"Api-Key {make_api_key(client_row)}"})
+
+
+@pytest.fixture(scope="session")
+def service_account(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The path of a Google service account file with a key of its own."""
+    key = rsa.generate_private_key(public_exponent=65_537, key_size=2_048)
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    account = {
+        "type": "service_account",
+        "project_id": "demo-project",
+        "private_key_id": "1",
+        "private_key": pem,
+        "client_email": "notify@demo-project.example.com",
+        "token_uri": "https://fcm.invalid/token",
+    }
+    path = tmp_path_factory.mktemp("fcm") / "service-account.json"
+    path.write_text(json.dumps(account))
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def sendgrid_key() -> ec.EllipticCurvePrivateKey:
+    """What SendGrid signs its events with."""
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+@pytest.fixture
+def accounts(settings: Any, service_account: str, sendgrid_key: ec.EllipticCurvePrivateKey) -> None:
+    """Working credentials for the three providers, none of which is ever called."""
+    public = sendgrid_key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    given = {
+        "fcm": {"base_url": "https://fcm.invalid", "service_account_file": service_account},
+        "twilio": {
+            "base_url": "https://twilio.invalid",
+            "account_sid": "AC" + "0" * 32,
+            "auth_token": "twilio-token",
+            "sender": "+15005550006",
+        },
+        "sendgrid": {
+            "base_url": "https://sendgrid.invalid",
+            "api_key": "SG.test",
+            "from_email": "noreply@example.com",
+            "webhook_public_key": base64.b64encode(public).decode(),
+        },
+    }
+    settings.PROVIDERS = {
+        alias: {**entry, "options": {**entry["options"], **given[alias]}} for alias, entry in settings.PROVIDERS.items()
+    }
