@@ -1,0 +1,139 @@
+"""The product's own server process: what no test client can show."""
+
+import http.client
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import psutil
+import pytest
+from django.conf import settings
+
+from notify_project.local.ports import free_port
+from tests.clients.factories import make_api_key, make_client
+
+START_TIMEOUT_S = 30
+MEGABYTE = 1024 * 1024
+
+
+def database_url() -> str:
+    """Of the test database, which pytest-django has named."""
+    database: dict[str, Any] = settings.DATABASES["default"]
+    password = f":{quote(database['PASSWORD'])}" if database["PASSWORD"] else ""
+    host = database["HOST"] or "127.0.0.1"
+    return f"postgres://{database['USER']}{password}@{quote(host, safe='')}:{database['PORT']}/{database['NAME']}"
+
+
+class Server:
+    """A granian process and the requests made of it."""
+
+    def __init__(self, log: Path, **environment: str) -> None:
+        self.port = free_port()
+        self.log = log
+        command = ["-m", "granian", "--interface=wsgi", f"--port={self.port}", "--blocking-threads=4", "--no-ws"]
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, *command, "notify_project.wsgi:application"],
+                env={**os.environ, **environment},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    def wait_ready(self) -> None:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while True:
+            try:
+                assert self.ask("GET", "/healthz")[0] == HTTPStatus.OK
+            except OSError:
+                assert time.monotonic() < deadline, self.log.read_text()
+                time.sleep(0.05)
+            else:
+                return
+
+    def ask(self, method: str, target: str, body: Any = None, **headers: str) -> tuple[int, dict[str, Any], Any]:
+        """Status, document and headers of the answer. A body that is an iterator goes out chunked."""
+        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)) as connection:
+            try:
+                connection.request(method, target, body, headers)
+            except (BrokenPipeError, ConnectionResetError):
+                pass  # an early answer to a body the server does not want
+            response = connection.getresponse()
+            content = response.read()
+            document = json.loads(content) if "json" in response.headers["Content-Type"] else {}
+            return response.status, document, response.headers
+
+    def resident_bytes(self) -> int:
+        processes = [psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)]
+        return sum(int(process.memory_info().rss) for process in processes)
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(10)
+
+
+@pytest.fixture
+def server(tmp_path: Path, transactional_db: None) -> Iterator[Server]:
+    server = Server(tmp_path / "log", DATABASE_URL=database_url(), MAX_BODY_BYTES=str(MEGABYTE))
+    try:
+        server.wait_ready()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def server_without_database(tmp_path: Path) -> Iterator[Server]:
+    server = Server(tmp_path / "log", DATABASE_URL="postgres://nobody@127.0.0.1:1/nothing")
+    try:
+        server.wait_ready()
+        yield server
+    finally:
+        server.stop()
+
+
+def test_bad_requests_to_a_real_server_are_4xx_problems(server: Server) -> None:
+    headers = {
+        "Authorization": f"Api-Key {make_api_key(make_client())}",
+        "Content-Type": "application/json",
+        "X-Idempotency-Key": "k",
+    }
+    path = "/v1/notifications"
+    ten_megabytes = b'{"user_id": "' + b"x" * (10 * MEGABYTE) + b'"}'
+    assert server.ask("POST", path, b"{}", **headers)[0] == 422
+    memory = server.resident_bytes()
+
+    status, document, _ = server.ask("POST", path, ten_megabytes, **headers)
+    assert (status, document["type"]) == (413, "/problems/body-too-large")
+    pieces = (ten_megabytes[at : at + 65_536] for at in range(0, len(ten_megabytes), 65_536))
+    status, document, _ = server.ask("POST", path, pieces, **headers)
+    assert (status, document["type"]) == (413, "/problems/body-too-large")
+    assert server.resident_bytes() - memory < 8 * MEGABYTE
+
+    # A small chunked body is read like any other: what is wrong with it are its fields.
+    status, document, _ = server.ask("POST", path, iter([b'{"user', b'_id": 7}']), **headers)
+    assert (status, document["type"]) == (422, "/problems/invalid-request")
+    status, document, _ = server.ask("POST", path, b'{"user_id": "a\\u0000b"}', **headers)
+    assert (status, document["errors"][0]["pointer"]) == (422, "/user_id")
+    for target in ("/v1/users/a%00b", "/v1/users/%ff", f"{path}?cursor=%00", f"{path}?type=%ff"):
+        status, document, _ = server.ask("GET", target, **headers)
+        assert (status, document["type"]) == (400, "/problems/bad-request"), target
+    status, document, answer = server.ask("GET", path, Authorization="Bearer é".encode().decode("latin-1"))
+    assert (status, document["type"]) == (401, "/problems/unauthenticated")
+    assert "Bearer" in answer["WWW-Authenticate"]
+
+
+def test_database_away_is_503_within_a_second(server_without_database: Server) -> None:
+    key = "nk_" + "a" * 12 + "." + "b" * 43
+    started = time.monotonic()
+    status, document, headers = server_without_database.ask("GET", "/v1/notifications", **{"X-API-Key": key})
+    assert time.monotonic() - started < 1.0
+    assert (status, document["type"]) == (503, "/problems/unavailable")
+    assert headers["Retry-After"] == "1"
