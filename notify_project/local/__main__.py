@@ -40,6 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LocalError as error:
         print(f"notify: {error}", file=sys.stderr)
         return 1
+    except OSError as error:  # the data directory: read-only, full, someone else's
+        print(f"notify: {error.strerror or error}: {error.filename or parsed.data_dir}", file=sys.stderr)
+        return 1
     except StopRequested:
         pass
     return 0

@@ -4,6 +4,7 @@ import base64
 import os
 import secrets
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 from notify_project.local.ports import LOOPBACK, Ports
@@ -52,15 +53,17 @@ def make_secrets() -> dict[str, str]:
     }
 
 
+def describe_ports(ports: Ports) -> dict[str, str]:
+    """The ports as variables: ``WEB_PORT`` and its kin."""
+    return {f"{name.upper()}_PORT": str(port) for name, port in asdict(ports).items()}
+
+
 def describe_places(data_dir: Path, ports: Ports) -> dict[str, str]:
     """The settings that follow from where the stack lives."""
     return {
         "PUBLIC_URL": f"http://{LOOPBACK}:{ports.web}",
-        "WEB_PORT": str(ports.web),
-        "FLOWER_PORT": str(ports.flower),
-        "SANDBOX_PORT": str(ports.sandbox),
-        "SANDBOX_HTTP_PORT": str(ports.sandbox_http),
         "PROMETHEUS_MULTIPROC_DIR": str(data_dir / "metrics"),
+        **describe_ports(ports),
     }
 
 

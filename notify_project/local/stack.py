@@ -21,12 +21,14 @@ from notify_project.local.environment import (
     FLOWER_USER,
     STORE_VARIABLES,
     describe_places,
+    describe_ports,
     make_secrets,
     read_env_file,
     surroundings,
     write_env_file,
 )
 from notify_project.local.errors import LocalError
+from notify_project.local.given import check_given_stores
 from notify_project.local.lock import RunLock
 from notify_project.local.ports import LOOPBACK, Ports
 from notify_project.local.postgres import Postgres
@@ -112,8 +114,10 @@ class Stack:
         self._lock = lock
         self._clear_leftovers()
         self.ports.check_free()
-        self.options.say("Starting PostgreSQL and Valkey")
-        stores = self._start_stores()
+        given = {name: url for name in STORE_VARIABLES if (url := self.options.settings.get(name))}
+        check_given_stores(given)
+        self.options.say("Starting the stores")
+        stores = self._start_stores(given)
         self._write_environment(stores)
         self._start_sandbox()
         self.options.say("Bringing the database up to date")
@@ -171,7 +175,8 @@ class Stack:
     def environment(self) -> dict[str, str]:
         """The environment of every process of this stack; also for a ``manage.py`` beside it."""
         own = {"NOTIFY_ENV_FILE": str(self.env_file), "DJANGO_SETTINGS_MODULE": "notify_project.settings.base"}
-        return surroundings() | self.values | dict(self.options.settings) | own
+        settings = {name: value for name, value in self.options.settings.items() if value or name not in self.values}
+        return surroundings() | self.values | settings | describe_ports(self.ports) | own
 
     def pids(self) -> dict[str, list[int]]:
         """PIDs by role, of the processes that are up."""
@@ -223,21 +228,20 @@ class Stack:
         shutil.rmtree(metrics, ignore_errors=True)
         metrics.mkdir(mode=0o700)
 
-    def _start_stores(self) -> dict[str, str]:
+    def _start_stores(self, given: Mapping[str, str]) -> dict[str, str]:
         """Start the stores that are not given; the URL of each."""
-        urls = {name: url for name in STORE_VARIABLES if (url := self.options.settings.get(name))}
         wanted: dict[str, tuple[str, Store]] = {}
-        if "CACHE_URL" not in urls:
+        if "CACHE_URL" not in given:
             wanted["CACHE_URL"] = roles.CACHE, Valkey(self.data_dir / "cache", purpose=Purpose.CACHE)
-        if "BROKER_URL" not in urls:
+        if "BROKER_URL" not in given:
             wanted["BROKER_URL"] = roles.BROKER, self._make_broker()
-        if "DATABASE_URL" not in urls:
+        if "DATABASE_URL" not in given:
             wanted["DATABASE_URL"] = roles.POSTGRES, Postgres(self.data_dir / "postgres")
         for role, store in wanted.values():
             self._start(role, role, store)
         for _, store in wanted.values():
             store.wait_ready()
-        return urls | {variable: store.url for variable, (_, store) in wanted.items()}
+        return dict(given) | {variable: store.url for variable, (_, store) in wanted.items()}
 
     def _make_broker(self) -> Store:
         if self.options.broker == "rabbitmq":
