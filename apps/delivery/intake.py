@@ -118,7 +118,7 @@ def forget_idempotency_keys(*, retention_days: int) -> int:
                 "WHERE created_at < now() - make_interval(days => %s) LIMIT 10000))",
                 [retention_days],
             )
-            deleted += cursor.rowcount
+            deleted += int(cursor.rowcount)
             if cursor.rowcount < 10_000:
                 return deleted
 
@@ -220,7 +220,7 @@ def _write(
 ) -> bool:
     """Whether it was written; ``False`` if the key had been used. A second request with the key waits for the first
     one's commit, at most as long as the connection's ``lock_timeout``."""
-    parameters = {
+    parameters: dict[str, Any] = {
         "client_id": order.client_id,
         "key": order.idempotency_key,
         "fingerprint": order.fingerprint,

@@ -172,7 +172,7 @@ def cancel_deliveries(notification_id: UUID) -> int:
             "WHERE id BETWEEN %s AND %s AND status = %s",
             [Status.CANCELLED, Reason.CANCELLED_BY_CLIENT, low, high, Status.QUEUED],
         )
-        return cursor.rowcount
+        return int(cursor.rowcount)
 
 
 @dataclass(frozen=True, slots=True)

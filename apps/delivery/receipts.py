@@ -91,7 +91,7 @@ def _store(provider_id: int, receipts: Sequence[Receipt]) -> int:
                 "codes": [receipt.code[:64] for receipt in unique],
             },
         )
-        return cursor.rowcount
+        return int(cursor.rowcount)
 
 
 def _uuid(text: str | None) -> UUID | None:
@@ -188,4 +188,4 @@ def forget_applied(*, retention_days: int) -> int:
             "AND received_at < now() - make_interval(days => %s)",
             [retention_days],
         )
-        return cursor.rowcount
+        return int(cursor.rowcount)

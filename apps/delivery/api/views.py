@@ -1,7 +1,7 @@
 """HTTP in, HTTP out; the work is in ``intake``, ``selectors`` and ``receipts``."""
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import msgspec
@@ -13,6 +13,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from apps.channels import CHANNEL_LABELS, Channel, Lane
+from apps.clients.models import Client
 from apps.delivery import intake
 from apps.delivery.answers import (
     AcceptedNotification,
@@ -118,7 +119,7 @@ class NotificationsView(APIView):
     )
     def get(self, request: Request) -> Response:
         wanted = read_filter(request.query_params)
-        notifications = select_notification_page(request.user.id, wanted)
+        notifications = select_notification_page(_client_id(request), wanted)
         page, rest = notifications[: wanted.limit], notifications[wanted.limit :]
         deliveries = select_deliveries_of(page)
         results = [describe_notification(row, deliveries[row.id]) for row in page]
@@ -195,8 +196,13 @@ class WebhookView(APIView):
         return HttpResponse(status=204)
 
 
+def _client_id(request: Request) -> int:
+    client = cast(Client, request.auth)  # set by ClientAuthentication
+    return int(client.pk)
+
+
 def _own_notification(request: Request, notification_id: UUID) -> Notification:
-    notification = select_notification(request.user.id, notification_id)
+    notification = select_notification(_client_id(request), notification_id)
     if notification is None:
         raise Problem(404, "not-found", "you have no notification with this id")
     return notification
@@ -222,7 +228,7 @@ def _idempotency_key(request: Request) -> str:
 def _to_order(request: Request, body: NotificationBody, key: str) -> intake.Order:
     _check_data(body.data)
     return intake.Order(
-        client_id=request.user.id,
+        client_id=_client_id(request),
         idempotency_key=key,
         fingerprint=intake.fingerprint_of(request.data),
         user_id=body.user_id,
