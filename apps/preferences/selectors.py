@@ -10,6 +10,22 @@ from apps.preferences import addresses, cache, cipher
 from apps.preferences.models import ChannelPreference, Device, Recipient
 from apps.preferences.snapshots import NO_CHANNELS, DeviceSnapshot, RecipientSnapshot, channels_of
 
+__all__ = [
+    "CONTACT_COLUMNS",
+    "DeviceSnapshot",
+    "RecipientSnapshot",
+    "load_snapshots",
+    "mask_contact",
+    "mask_token",
+    "reveal_address",
+    "reveal_contact",
+    "reveal_token",
+    "select_channels",
+    "select_devices",
+    "select_recipient",
+    "select_versions",
+]
+
 # The columns of a contact point are ``<name>_ct``, ``<name>_bi`` and ``<name>_set_at``.
 CONTACT_COLUMNS: Final = {Channel.EMAIL: "email", Channel.SMS: "phone"}
 

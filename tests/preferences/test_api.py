@@ -133,9 +133,12 @@ def test_error_does_not_repeat_the_address(api: APIClient) -> None:
 
 @pytest.mark.parametrize(
     "raw",
-    [b"", b"{", b"[]", b'"x"', b"null", b"\xff\xfe", b'{"email": "\\ud800@example.com"}',
-     b'{"attributes": {"a": "\\udfff"}}', b'{"attributes": {"a": NaN}}', b'{"attributes": {"a": 1e999}}', b'{"attributes": {"\\u0000": 1}}',
-     b'{"a":' * 500 + b"1" + b"}" * 500, b'{"email": "a@example.com", "email": 5}'],
+    [
+        b"", b"{", b"[]", b'"x"', b"null", b"\xff\xfe", b'{"email": "\\ud800@example.com"}',
+        b'{"attributes": {"a": "\\udfff"}}', b'{"attributes": {"a": NaN}}', b'{"attributes": {"a": 1e999}}',
+        b'{"attributes": {"\\u0000": 1}}', b'{"a":' * 500 + b"1" + b"}" * 500,
+        b'{"email": "a@example.com", "email": 5}',
+    ],
 )  # fmt: skip
 @pytest.mark.parametrize("path", ["", "/preferences", "/devices"])
 def test_malformed_body_is_never_our_error(api: APIClient, path: str, raw: bytes) -> None:
