@@ -28,22 +28,31 @@ MAX_FIELD_ERRORS = 100
 _STORE_RETRY_AFTER_S = 1
 _HTML_PATHS = ("/admin/", "/docs")  # what people look at in a browser keeps Django's own error pages
 
-# The kinds of problem made here. An app's own kind takes its title from its code.
-TITLES = {
-    "bad-request": "The request cannot be understood",
-    "malformed-json": "The body cannot be read",
-    "invalid-request": "Fields of the request are wrong",
-    "unauthenticated": "No valid credential was given",
-    "forbidden": "The call is not allowed",
-    "insufficient-scope": "The client lacks the scope for this call",
-    "not-found": "There is no such thing",
-    "method-not-allowed": "The method is not available here",
-    "not-acceptable": "The answer cannot be given in the form asked for",
-    "body-too-large": "The body is too large",
-    "unsupported-media-type": "The body is not of a type understood here",
-    "rate-limited": "Too many requests",
-    "unavailable": "A part of the platform is away",
-    "internal-error": "Something went wrong on our side",
+# Every kind of problem: its status and title, for the documents and for the docs page.
+KINDS: dict[str, tuple[int, str]] = {
+    "bad-request": (400, "The request cannot be understood"),
+    "malformed-json": (400, "The body cannot be read"),
+    "idempotency-key-missing": (400, "The idempotency key is missing"),
+    "idempotency-key-invalid": (400, "The idempotency key is malformed"),
+    "malformed-receipt": (400, "The receipt cannot be read"),
+    "unauthenticated": (401, "No valid credential was given"),
+    "forbidden": (403, "The call is not allowed"),
+    "insufficient-scope": (403, "The client lacks the scope for this call"),
+    "forged-receipt": (403, "The receipt's signature does not verify"),
+    "not-found": (404, "There is no such thing"),
+    "unknown-user": (404, "There is no such user"),
+    "unknown-device": (404, "There is no such device"),
+    "method-not-allowed": (405, "The method is not available here"),
+    "not-acceptable": (406, "The answer cannot be given in the form asked for"),
+    "idempotency-key-in-progress": (409, "A request with this idempotency key is in progress"),
+    "body-too-large": (413, "The body is too large"),
+    "unsupported-media-type": (415, "The body is not of a type understood here"),
+    "invalid-request": (422, "Fields of the request are wrong"),
+    "invalid-user-id": (422, "The user id in the address cannot exist"),
+    "idempotency-key-reused": (422, "The idempotency key was used for another request"),
+    "rate-limited": (429, "Too many requests"),
+    "internal-error": (500, "Something went wrong on our side"),
+    "unavailable": (503, "A part of the platform is away"),
 }
 _API_CODES: tuple[tuple[type[exceptions.APIException], str], ...] = (
     (exceptions.ParseError, "malformed-json"),
@@ -156,7 +165,7 @@ def render_problem(problem: Problem) -> HttpResponse:
     trace_id = current_trace_id()
     document: dict[str, Any] = {
         "type": f"/problems/{problem.code}",
-        "title": TITLES.get(problem.code) or problem.code.replace("-", " ").capitalize(),
+        "title": KINDS[problem.code][1] if problem.code in KINDS else problem.code.replace("-", " ").capitalize(),
         "status": problem.status_code,
         "detail": str(problem.detail),
     }

@@ -7,7 +7,7 @@ from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from drf_spectacular.openapi import AutoSchema
 from drf_spectacular.plumbing import ComponentRegistry, ResolvedComponent
 
-from notify_project.problems import CONTENT_TYPE, TITLES
+from notify_project.problems import CONTENT_TYPE, KINDS
 
 DESCRIPTION = """
 Send push, SMS and e-mail notifications, fast, at least once, and only where the person allows it.
@@ -33,22 +33,6 @@ seconds an empty one fills; `RateLimit: "standard";r=199;t=1` how many are left 
 answer is 429 with `Retry-After`.
 """
 
-PROBLEM_STATUSES = {
-    "bad-request": 400,
-    "malformed-json": 400,
-    "unauthenticated": 401,
-    "forbidden": 403,
-    "insufficient-scope": 403,
-    "not-found": 404,
-    "method-not-allowed": 405,
-    "not-acceptable": 406,
-    "body-too-large": 413,
-    "unsupported-media-type": 415,
-    "invalid-request": 422,
-    "rate-limited": 429,
-    "internal-error": 500,
-    "unavailable": 503,
-}
 _RESPONSES: Mapping[str, tuple[str, str]] = {
     "400": ("BadRequest", "The request is malformed, or a required header is missing or wrong."),
     "401": ("Unauthenticated", "No valid credential was given."),
@@ -68,7 +52,7 @@ _PROBLEM_SCHEMA = {
     "required": ["type", "title", "status", "detail"],
     "properties": {
         "type": {"type": "string", "format": "uri-reference", "example": "/problems/invalid-request"},
-        "title": {"type": "string", "example": TITLES["invalid-request"]},
+        "title": {"type": "string", "example": KINDS["invalid-request"][1]},
         "status": {"type": "integer", "example": 422},
         "detail": {"type": "string", "description": "What is wrong and how to mend it."},
         "instance": {"type": "string", "format": "uri-reference"},
@@ -115,6 +99,10 @@ class ProblemAutoSchema(AutoSchema):
             operation["responses"].setdefault(status, _register_problem(registry, status).ref)
         return operation
 
+    def get_tags(self) -> list[str]:
+        """The views' tags, spelt alike."""
+        return [tag.capitalize() for tag in super().get_tags()]
+
     def _problem_statuses(self, path: str, operation: Mapping[str, Any]) -> list[str]:
         statuses = ["400", "500", "503"]
         if self.view.get_authenticators():
@@ -147,9 +135,7 @@ def _register_problem(registry: ComponentRegistry, status: str) -> ResolvedCompo
 
 def describe_api(result: dict[str, Any], generator: Any, request: Any, public: bool) -> dict[str, Any]:
     """drf-spectacular's post-processing hook: the document's introduction."""
-    problems = "\n".join(
-        f"| `/problems/{code}` | {PROBLEM_STATUSES[code]} | {title} |" for code, title in TITLES.items()
-    )
+    problems = "\n".join(f"| `/problems/{code}` | {status} | {title} |" for code, (status, title) in KINDS.items())
     result["info"]["description"] = DESCRIPTION.format(problems=problems).strip()
     return result
 

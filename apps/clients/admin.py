@@ -15,7 +15,6 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
-from django.views.decorators.cache import never_cache
 
 from apps.clients import services
 from apps.clients.keys import make_kid
@@ -86,7 +85,7 @@ class ClientAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         return ", ".join(client.scopes)
 
     def get_urls(self) -> list[URLPattern]:
-        view = self.admin_site.admin_view(never_cache(self.new_api_key_view))
+        view = self.admin_site.admin_view(self.new_api_key_view)  # which also forbids caching
         return [path("<path:object_id>/new-api-key/", view, name="clients_client_new_api_key"), *super().get_urls()]
 
     def new_api_key_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
@@ -181,9 +180,7 @@ class JwtKeyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             "client": obj.client,
             "secret": secret,
         }
-        response = TemplateResponse(request, "admin/clients/client/new_api_key.html", context)
-        response["Cache-Control"] = "no-store"
-        return response
+        return TemplateResponse(request, "admin/clients/client/new_api_key.html", context)
 
     @admin.action(description="Revoke (works everywhere within 5 s)", permissions=["change"])
     def revoke(self, request: HttpRequest, queryset: QuerySet[JwtKey]) -> None:

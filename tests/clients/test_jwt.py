@@ -6,6 +6,7 @@ import hmac
 import json
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,14 @@ def jwk_of(private_key: Any, algorithm: str, **members: Any) -> dict[str, Any]:
 
 
 def claims(**changes: Any) -> dict[str, Any]:
-    everything = {"aud": "notify", "exp": int(time.time()) + 300, **changes}
-    return {name: value for name, value in everything.items() if value is not None}
+    """A good token's claims but for ``changes``: None leaves one out, a timedelta counts from now."""
+    everything = {"aud": "notify", "exp": timedelta(minutes=5), **changes}
+    now = int(time.time())
+    return {
+        name: now + int(value.total_seconds()) if isinstance(value, timedelta) else value
+        for name, value in everything.items()
+        if value is not None
+    }
 
 
 def raw_token(header: Any, payload: Any, signature: bytes = b"x") -> str:
@@ -105,12 +112,12 @@ class TestClaims:
             ({"aud": None}, "aud"),
             ({"aud": "another"}, "aud"),
             ({"aud": ["another"]}, "aud"),
-            ({"exp": int(time.time()) - 31}, "expired"),
+            ({"exp": timedelta(seconds=-31)}, "expired"),
             ({"exp": "soon"}, "valid JWT"),
             ({"exp": float("inf")}, "JWT"),
             ({"exp": [1]}, "valid JWT"),
-            ({"nbf": int(time.time()) + 120}, "not valid yet"),
-            ({"iat": int(time.time()) + 120}, "not valid yet"),
+            ({"nbf": timedelta(seconds=120)}, "not valid yet"),
+            ({"iat": timedelta(seconds=120)}, "not valid yet"),
             ({"iss": "someone-else"}, "kid and iss"),
             ({"iss": 7}, "iss"),
             ({"iss": "a\0b"}, "iss"),
@@ -126,8 +133,8 @@ class TestClaims:
     @pytest.mark.parametrize(
         "changes",
         [
-            {"exp": int(time.time()) - 20},
-            {"nbf": int(time.time()) + 20},
+            {"exp": timedelta(seconds=-20)},
+            {"nbf": timedelta(seconds=20)},
             {"aud": ["another", "notify"]},
             {"iss": "billing"},
         ],
@@ -322,6 +329,7 @@ class TestRegistration:
             ("RS256", "", "Give a PEM"),
             ("RS512", public_pem(PRIVATE_KEYS["RS256"]), "RS512"),
         ],
+        ids=range(8),  # not the keys: they differ in each worker of a parallel run
     )
     def test_unusable_key_is_a_clear_error(self, owner: Client, algorithm: str, pem: str, word: str) -> None:
         with pytest.raises(ValidationError, match=word):

@@ -1,7 +1,12 @@
 """Every error is a problem document."""
 
+import ast
+from pathlib import Path
+
 import pytest
 from django.test import Client
+
+from notify_project.problems import KINDS
 
 pytestmark = pytest.mark.urls("tests.notify_project.urls")
 
@@ -159,3 +164,16 @@ def test_debug_shows_no_caller_a_traceback(quiet_client: Client, settings) -> No
     answer = quiet_client.get("/v1/fail/crash")
     assert answer["Content-Type"] == "application/problem+json"
     assert b"secret" not in answer.content
+
+
+def test_every_kind_raised_anywhere_is_documented_with_its_status() -> None:
+    raised = set()
+    for folder in ("apps", "notify_project"):
+        for path in Path(folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Problem":
+                    status, code = node.args[:2]
+                    if isinstance(status, ast.Constant) and isinstance(code, ast.Constant):
+                        raised.add((code.value, status.value))
+    assert len(raised) > 10
+    assert raised <= {(code, status) for code, (status, _) in KINDS.items()}
