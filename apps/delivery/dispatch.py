@@ -6,14 +6,16 @@ run out and the sweep rings for them again.
 
 import random
 import time
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
 
 import structlog
 from django.conf import settings
+from structlog.contextvars import bound_contextvars
 
 from apps import metrics
 from apps.channels import Channel, Lane
@@ -22,7 +24,7 @@ from apps.delivery.doorbell import ring_deliveries
 from apps.delivery.hygiene import retire_addresses
 from apps.delivery.ids import notification_id_of
 from apps.delivery.outcomes import Claim, FailedCall, Outcome, claim_deliveries
-from apps.delivery.recording import named, record
+from apps.delivery.recording import record
 from apps.delivery.retry import RetryPolicy, backoff_s, decide_retry
 from apps.delivery.selectors import NotificationRow, select_notifications
 from apps.delivery.statuses import AttemptOutcome, Reason, Status
@@ -36,6 +38,7 @@ from apps.providers.registry import Provider
 from apps.providers.routing import route
 from apps.trace import bind_trace
 
+NAMED_DELIVERIES = 10
 MAX_LAPSES = 10  # a row whose worker died this often is what kills them
 log = structlog.get_logger("notify.delivery.dispatch")
 
@@ -63,22 +66,32 @@ def deliver(ids: Sequence[UUID]) -> None:
     if not claims:
         return
     notifications = select_notifications({notification_id_of(claim.id) for claim in claims})
-    traces = sorted({row.trace_id for row in notifications.values()})
-    with bind_trace(traces[0] if len(traces) == 1 else ""):
-        log.info("claimed", n=len(claims), **named(traces, claims))
+    with _name_batch(claims, notifications):
+        log.info("claimed", n=len(claims))
         try:
             outcomes = _process(claims, notifications, datetime.now(UTC))
         except Exception:
             # A bug of ours, not a provider's failure. Alone, the row uses up an attempt and dies after the last one;
             # in a batch each row is tried on its own, so that the one that hurts does not take the others along.
-            log.exception("dispatch_bug", n=len(claims), **named(traces, claims))
-            outcomes = [_isolate(claim, is_alone=len(claims) == 1) for claim in claims]
-            record(outcomes, notifications, traces)
+            log.exception("dispatch_bug", n=len(claims))
+            record([_isolate(claim, is_alone=len(claims) == 1) for claim in claims], notifications)
             if len(claims) > 1:
                 for claim in claims:
                     ring_deliveries([(claim.id, claim.channel, claim.lane)])
             return
-        record(outcomes, notifications, traces)
+        record(outcomes, notifications)
+
+
+@contextmanager
+def _name_batch(claims: Sequence[Claim], notifications: Mapping[UUID, NotificationRow]) -> Iterator[None]:
+    """Within the block every log line, the provider call's included, carries the trace ids of the batch, so that one
+    of them finds the whole story; a small batch's lines carry the delivery ids as well."""
+    traces = sorted({row.trace_id for row in notifications.values()})
+    names: dict[str, list[str]] = {} if len(traces) == 1 else {"trace_ids": traces}
+    if len(claims) <= NAMED_DELIVERIES:
+        names["delivery_ids"] = [str(claim.id) for claim in claims]
+    with bind_trace(traces[0] if len(traces) == 1 else ""), bound_contextvars(**names):
+        yield
 
 
 def _isolate(claim: Claim, *, is_alone: bool) -> Outcome:
@@ -183,13 +196,12 @@ def _send(channel: Channel, parcels: Sequence[_Parcel], read_at: datetime) -> li
     if not providers:
         return [Outcome(parcel.claim, Status.QUEUED, Reason.PROVIDER_UNAVAILABLE, delay_s=60.0) for parcel in parcels]
     provider = providers[0]
-    started = time.perf_counter()
     messages = [_message(parcel, provider) for parcel in parcels]
+    started = time.perf_counter()
     results = {result.delivery_id: result for result in send_messages(provider, messages)}
-    elapsed_s = time.perf_counter() - started
-    metrics.provider_call(provider.alias, elapsed_s)
+    metrics.provider_call(provider.alias, time.perf_counter() - started)
     outcomes = [_judge(parcel.claim, provider, results[str(parcel.claim.id)]) for parcel in parcels]
-    _log_call(provider, parcels, results, elapsed_s)
+    _count_results(provider, results.values())
     retire_addresses(
         [(parcel.claim, parcel.notification.user_id, results[str(parcel.claim.id)].error) for parcel in parcels],
         used_at=read_at,
@@ -219,19 +231,7 @@ def _judge(claim: Claim, provider: Provider, result: Result) -> Outcome:
     )
 
 
-def _log_call(provider: Provider, parcels: Sequence[_Parcel], results: Mapping[str, Result], elapsed_s: float) -> None:
-    errors: dict[str, int] = defaultdict(int)
-    for result in results.values():
-        label = "accepted" if result.error is None else type(result.error).__name__
-        errors[label] += 1
-    for label, count in errors.items():
+def _count_results(provider: Provider, results: Iterable[Result]) -> None:
+    labels = ("accepted" if result.error is None else type(result.error).__name__ for result in results)
+    for label, count in Counter(labels).items():
         metrics.provider_results(provider.alias, label, count)
-    traces = sorted({parcel.notification.trace_id for parcel in parcels})
-    log.info(
-        "provider_called",
-        provider=provider.alias,
-        n=len(parcels),
-        ms=round(elapsed_s * 1000, 1),
-        results=dict(errors),
-        **named(traces, [parcel.claim for parcel in parcels]),
-    )

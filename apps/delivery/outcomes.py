@@ -210,7 +210,8 @@ UPDATE delivery d
 SET status = %(target)s,
     reason = %(reason)s,
     sent_at = COALESCE(d.sent_at, picked.occurred_at),
-    delivered_at = CASE WHEN %(target)s = 4 THEN picked.occurred_at ELSE d.delivered_at END,
+    -- Providers' clocks differ, and some count in whole seconds.
+    delivered_at = CASE WHEN %(target)s = 4 THEN GREATEST(picked.occurred_at, d.sent_at) ELSE d.delivered_at END,
     error_code = CASE WHEN %(target)s IN (3, 4) THEN NULL ELSE COALESCE(NULLIF(picked.code, ''), d.error_code) END,
     next_attempt_at = NULL,
     ring_at = NULL

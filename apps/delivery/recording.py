@@ -14,7 +14,7 @@ from psycopg_pool import PoolTimeout
 from apps import metrics
 from apps.channels import Channel, Lane
 from apps.delivery.ids import notification_id_of, time_of
-from apps.delivery.outcomes import Claim, Outcome, record_outcomes
+from apps.delivery.outcomes import Outcome, record_outcomes
 from apps.delivery.selectors import NotificationRow
 from apps.delivery.statuses import Status
 from apps.delivery.wording import provider_alias, reason_label
@@ -23,15 +23,7 @@ RETRY_S = 0.25
 log = structlog.get_logger("notify.delivery.recording")
 
 
-def named(traces: list[str], claims: Sequence[Claim]) -> dict[str, object]:
-    """The log fields that let one notification's story be found; large batches are named by their traces alone."""
-    fields: dict[str, object] = {"trace_ids": traces} if len(traces) != 1 else {}
-    if len(claims) <= 10:
-        fields["delivery_ids"] = [str(claim.id) for claim in claims]
-    return fields
-
-
-def record(outcomes: Sequence[Outcome], notifications: Mapping[UUID, NotificationRow], traces: list[str]) -> None:
+def record(outcomes: Sequence[Outcome], notifications: Mapping[UUID, NotificationRow]) -> None:
     """Records the outcomes of a batch and reports those that were this worker's to record."""
     recorded = _record_patiently(outcomes)
     own = [outcome for outcome in outcomes if outcome.claim.id in recorded]
@@ -42,7 +34,7 @@ def record(outcomes: Sequence[Outcome], notifications: Mapping[UUID, Notificatio
         statuses[outcome.status.label] += 1
     if len(own) < len(outcomes):
         statuses["fenced_off"] = len(outcomes) - len(own)
-    log.info("recorded", statuses=dict(statuses), **named(traces, [outcome.claim for outcome in outcomes]))
+    log.info("recorded", statuses=dict(statuses))
 
 
 def _record_patiently(outcomes: Sequence[Outcome]) -> set[UUID]:

@@ -41,7 +41,7 @@ from apps.delivery.statuses import STATUS_LABELS
 from apps.problems import Problem, invalid_field
 from apps.providers.errors import ForgedReceipt, MalformedReceipt
 from apps.providers.messages import WebhookCall
-from apps.trace import current_trace_id, new_trace_id
+from apps.trace import adopt_trace, current_trace_id
 
 IDEMPOTENCY_HEADER = "X-Idempotency-Key"
 IDEMPOTENCY_KEY_MAX = 255
@@ -91,6 +91,7 @@ class NotificationsView(APIView):
     def post(self, request: Request) -> HttpResponse:
         key = _idempotency_key(request)
         body = decode_body(request.data, NotificationBody)
+        adopt_trace(body.trace_id)
         answer = intake.accept(_to_order(request, body, key), now=datetime.now(UTC))
         response = HttpResponse(answer.body, content_type="application/json", status=200 if body.dry_run else 202)
         if answer.is_replay:
@@ -242,7 +243,7 @@ def _to_order(request: Request, body: NotificationBody, key: str) -> intake.Orde
             data=body.data,
             collapse_key=body.collapse_key,
         ),
-        trace_id=body.trace_id or current_trace_id() or new_trace_id(),
+        trace_id=current_trace_id(),
         channels=_channels(body),
         send_at=body.send_at,
         expires_at=body.expires_at,
