@@ -12,6 +12,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,7 +22,7 @@ import structlog
 from celery.signals import setup_logging
 from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 
-from notify_project.redaction import clean_text, clean_value
+from notify_project.redaction import TRUSTED_NAMES, clean_text, clean_value
 
 MAX_FRAMES = 25
 _LONGEST_TRACEBACK = 50_000
@@ -189,7 +190,11 @@ def _exception_of(exc_info: BaseException | ExcInfo | bool) -> BaseException | N
 
 
 def _redact(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-    return {name: clean_value(name, value) for name, value in event.items()}
+    try:
+        return {name: clean_value(name, value) for name, value in event.items()}
+    except Exception as error:  # an object that cannot even be looked at
+        trusted = {name: value for name, value in event.items() if name in TRUSTED_NAMES}
+        return trusted | {"event": "unloggable", "error": type(error).__name__}
 
 
 def _render_json(logger: WrappedLogger, method: str, event: EventDict) -> str:
@@ -204,8 +209,9 @@ def _console_renderer() -> Processor:
 
 
 def _write(line: str) -> None:
-    # Standard error as it is now, not as it was at start: a process may have been given another one since.
-    with _write_lock:
+    # Standard error as it is now, not as it was at start: a process may have been given another one since. A full disk
+    # or a reader that is gone costs the line, never the work it is about.
+    with _write_lock, suppress(OSError, ValueError):
         sys.stderr.write(line + "\n")
         sys.stderr.flush()
 

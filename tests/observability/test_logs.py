@@ -1,5 +1,7 @@
 """One JSON object a line from everybody, whoever speaks and whatever goes wrong."""
 
+import contextlib
+import io
 import json
 import logging
 import os
@@ -259,3 +261,31 @@ release.set(); thread.join()
 """
     done = run_python(code, "worker")
     assert json.loads(done.stderr)["event"] == "alive"
+
+
+class HostileError(Exception):
+    def __str__(self):
+        raise RuntimeError("not even this")
+
+
+def test_an_object_that_cannot_be_looked_at_costs_its_line_only(lines):
+    with trace.bind_trace("order-3"):
+        logger.info("odd", value=HostileError())
+        logging.getLogger("x").warning("%s", HostileError())
+    ours, theirs = lines()
+    assert (ours["event"], ours["trace_id"]) == ("unloggable", "order-3")
+    assert "do not fit" in theirs["event"]
+
+
+def test_a_reader_that_is_gone_costs_the_line_and_not_the_work(monkeypatch):
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        monkeypatch.setattr(sys, "stderr", full)
+        logger.info("lost")
+        logging.getLogger("x").warning("lost")
+        monkeypatch.undo()
+        with contextlib.suppress(OSError):
+            full.close()
+    closed = io.StringIO()
+    closed.close()
+    monkeypatch.setattr(sys, "stderr", closed)
+    logger.info("lost")

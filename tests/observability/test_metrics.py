@@ -163,7 +163,7 @@ def test_a_gauge_that_hangs_costs_one_thread_however_often_it_is_read(client, ga
         for _ in range(2):
             started = time.monotonic()
             assert client.get("/metrics").status_code == 200
-            assert time.monotonic() - started < scrape.GAUGES_DEADLINE_S + 1
+            assert time.monotonic() - started < scrape.GAUGES_DEADLINE_S + 3
         assert entered == [1]
     finally:
         release.set()

@@ -7,7 +7,7 @@ import uuid
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from notify_project.redaction import MASK, MAX_TEXT, clean_text, clean_value
@@ -29,17 +29,20 @@ before = st.sampled_from(["", "to ", "email=", '{"to": "', "Key (email)=(", "x\n
 after = st.sampled_from(["", " failed", '"}', ") already exists.", "\n", ">", ", next", ": no", ";"])
 
 
+@settings(deadline=None)
 @given(secrets, before, after)
 def test_a_secret_in_a_text_is_masked(secret, prefix, suffix):
     assert secret not in clean_text(prefix + secret + suffix)
 
 
+@settings(deadline=None)
 @given(secrets, st.sampled_from(["note", "event", "error", "path", "exception", "detail", "recipient"]))
 def test_a_secret_is_masked_under_any_field_and_however_deep(secret, name):
     for value in (secret, [secret], {"a": {"b": (secret,)}}, {secret: 1}, ValueError(secret), {secret}):
         assert secret not in json.dumps(clean_value(name, value), ensure_ascii=False)
 
 
+@settings(deadline=None)
 @given(
     st.one_of(secrets, st.text(min_size=6), st.integers(min_value=1_000_000), st.binary(min_size=1), st.lists(secrets))
 )
@@ -138,6 +141,7 @@ def test_something_that_contains_itself_ends():
     assert clean_value("loop", loop)
 
 
+@settings(deadline=None)
 @given(st.recursive(st.one_of(st.none(), st.text(), st.floats(), st.binary()), lambda kids: st.lists(kids, max_size=4)))
 def test_no_value_breaks_it(value):
     clean_value("anything", value)

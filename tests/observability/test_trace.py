@@ -4,7 +4,7 @@ import re
 import threading
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.contextvars import get_contextvars
 
@@ -49,11 +49,13 @@ def test_anything_else_is_no_traceparent(header):
     assert trace.parse_traceparent(header) is None
 
 
+@settings(deadline=None)
 @given(st.text(max_size=80))
 def test_no_text_breaks_the_parser(text):
     assert trace.parse_traceparent(text) is None
 
 
+@settings(deadline=None)
 @given(st.booleans())
 def test_what_is_formatted_can_be_parsed(is_sampled):
     trace_id = trace.new_trace_id()
