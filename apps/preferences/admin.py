@@ -14,7 +14,13 @@ from django.template.response import TemplateResponse
 
 from apps.channels import Channel
 from apps.preferences import addresses, cipher, selectors, services
-from apps.preferences.forms import ChannelPreferenceForm, DeviceForm, RecipientForm, SuppressionForm
+from apps.preferences.forms import (
+    ChannelPreferenceForm,
+    ChannelPreferenceFormSet,
+    DeviceForm,
+    RecipientForm,
+    SuppressionForm,
+)
 from apps.preferences.models import ChannelPreference, Device, Recipient, Suppression
 from apps.preferences.services import UNCHANGED
 
@@ -24,11 +30,10 @@ class ChannelPreferenceInline(admin.TabularInline):  # type: ignore[type-arg]
 
     model = ChannelPreference
     form = ChannelPreferenceForm
+    formset = ChannelPreferenceFormSet
     fields = ("channel", "is_enabled")
-    max_num = len(Channel)
-    extra = 1
+    extra = max_num = len(Channel)
     can_delete = False
-    verbose_name_plural = "channel preferences (a channel without a row is on)"
 
 
 class DeviceInline(admin.TabularInline):  # type: ignore[type-arg]
@@ -55,7 +60,7 @@ class RecipientAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     form = RecipientForm
     inlines = (ChannelPreferenceInline, DeviceInline)
-    list_display = ("user_id", "email", "phone", "is_opted_out", "locale", "time_zone", "updated_at", "erased_at")
+    list_display = ("user_id", "email", "phone", "state", "time_zone", "updated_at")
     list_filter = ("is_opted_out", ("erased_at", admin.EmptyFieldListFilter))
     list_per_page = 50
     show_full_result_count = False
@@ -72,6 +77,10 @@ class RecipientAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         ("Profile", {"fields": ("locale", "time_zone", "attributes")}),
         ("Record", {"fields": ("created_at", "updated_at", "erased_at")}),
     )  # fmt: skip
+
+    @admin.display
+    def state(self, recipient: Recipient) -> str:
+        return "erased" if recipient.erased_at else "opted out" if recipient.is_opted_out else "active"
 
     @admin.display(description="e-mail")
     def email(self, recipient: Recipient) -> str:
@@ -176,7 +185,7 @@ class SuppressionAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     form = SuppressionForm
     list_display = ("id", "channel", "source", "reason", "created_at", "lifted_at")
-    list_filter = ("channel", ("lifted_at", admin.EmptyFieldListFilter), "source")
+    list_filter = ("channel", ("lifted_at", admin.EmptyFieldListFilter))
     list_per_page = 50
     show_full_result_count = False
     ordering = ("-id",)

@@ -13,7 +13,7 @@ from apps.channels import Channel
 from apps.preferences import addresses, cipher, profile
 from apps.preferences.models import ChannelPreference, Device, Recipient, Suppression
 
-_WIDE = forms.TextInput(attrs={"size": 60, "autocomplete": "off"})
+_WIDE = forms.TextInput(attrs={"size": 40, "autocomplete": "off"})
 
 
 def _validator(check: Callable[[str], object]) -> Callable[[str], None]:
@@ -93,6 +93,19 @@ class ChannelPreferenceForm(forms.ModelForm):  # type: ignore[type-arg]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.fields["channel"].disabled = self.instance.pk is not None
+
+
+class ChannelPreferenceFormSet(forms.BaseInlineFormSet):  # type: ignore[type-arg]
+    """A row for every channel: a channel nothing was said about is shown as on, and stored when that changes.
+
+    Such a row's channel is a field like any other and is sent back: should a preference come in through the API
+    meanwhile, the rows no longer line up, and the clash must be an error and not the wrong channel's change."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        stated = set(self.get_queryset().values_list("channel", flat=True))
+        unstated = [channel for channel in Channel if channel not in stated]
+        self.initial_extra = [{"channel": channel.value, "is_enabled": True} for channel in unstated]
 
 
 class DeviceForm(forms.ModelForm):  # type: ignore[type-arg]

@@ -49,12 +49,12 @@ def test_recipient_is_added_with_preference_and_device(admin_client: Client) -> 
         "new_phone": "+1 500 555 0006",
         "time_zone": "Europe/Berlin",
         "attributes": '{"plan": "gold"}',
-        "channel_preferences-0-channel": Channel.SMS.value,
         "devices-TOTAL_FORMS": "1",
         "devices-0-platform": "ios",
         "devices-0-new_token": "token-1",
     }
-    data.pop("channel_preferences-0-is_enabled")
+    assert data["channel_preferences-1-channel"] == Channel.SMS.value
+    data.pop("channel_preferences-1-is_enabled")
     saved(admin_client.post(ADD, data))
     recipient = Recipient.objects.get(user_id="user-1")
     assert selectors.reveal_contact(recipient, Channel.EMAIL) == "ann@example.com"
@@ -78,6 +78,27 @@ def test_opt_out_in_the_admin_raises_the_version_and_is_in_the_history(admin_cli
     assert version > recipient.version
     assert selectors.load_snapshots({recipient.user_id: version})[recipient.user_id].is_opted_out
     assert "opted out" in LogEntry.objects.get().get_change_message().lower()
+
+
+def test_every_channel_has_a_row_and_only_what_changes_is_stored(admin_client: Client) -> None:
+    recipient = RecipientFactory(channels={Channel.SMS: False})
+    data = form_of(admin_client, change_url(recipient))
+    row_of = {data[f"channel_preferences-{row}-channel"]: row for row in (1, 2)}
+    data.pop(f"channel_preferences-{row_of[Channel.EMAIL]}-is_enabled")
+    saved(admin_client.post(change_url(recipient), data | {"channel_preferences-0-is_enabled": "on"}))
+    assert dict(recipient.channel_preferences.values_list("channel", "is_enabled")) == {
+        Channel.SMS: True,
+        Channel.EMAIL: False,
+    }
+
+
+def test_preference_that_came_in_meanwhile_is_not_mixed_up_with_another(admin_client: Client) -> None:
+    recipient = RecipientFactory()
+    data = form_of(admin_client, change_url(recipient))
+    data.pop("channel_preferences-0-is_enabled")  # push off
+    services.update_preferences(user_id=recipient.user_id, channels={Channel.PUSH: True})
+    admin_client.post(change_url(recipient), data)
+    assert not recipient.channel_preferences.filter(channel__in=[Channel.SMS, Channel.EMAIL], is_enabled=False).exists()
 
 
 def test_new_address_replaces_and_tick_removes(admin_client: Client) -> None:
