@@ -161,6 +161,7 @@ _FIELDS = {
     "match", "mode", "error_rate", "status", "code", "latency_ms", "retry_after_s", "rate_per_s", "times", "seed"
 }  # fmt: skip
 _MATCH_FIELDS = {"address", "address_prefix", "address_sha256", "operation"}
+MAX_LATENCY_MS = 600_000
 _BROWNOUT_LATENCY = Latency(800.0, 5_000.0)
 _BROWNOUT_ERROR_RATE = 0.3
 
@@ -230,11 +231,14 @@ def parse_latency(value: object, name: str) -> Latency | None:
     """``None``, a number of ms, or ``{"p50": ms, "p99": ms}``; raises ``InvalidRuleError``."""
     if value is None:
         return None
-    pair = value if isinstance(value, dict) else {"p50": value, "p99": value}
-    if pair.keys() != {"p50", "p99"}:
+    pair: dict[str, Any] = value if isinstance(value, dict) else {"p50": value, "p99": value}
+    if pair.keys() != {"p50", "p99"} or any(
+        isinstance(part, bool) or not isinstance(part, int | float) for part in pair.values()
+    ):
         raise InvalidRuleError(f"{name}: must be a number of ms or an object with p50 and p99")
-    p50 = parse_number(pair, "p50", 0.0, 600_000.0)
-    p99 = parse_number(pair, "p99", 0.0, 600_000.0)
-    if p50 is None or p99 is None or (p99 > p50 == 0):
+    p50, p99 = pair["p50"], pair["p99"]
+    if not (0 <= p50 <= MAX_LATENCY_MS and 0 <= p99 <= MAX_LATENCY_MS):
+        raise InvalidRuleError(f"{name}: must be from 0 to {MAX_LATENCY_MS}")
+    if p99 > p50 == 0:
         raise InvalidRuleError(f"{name}: p50 must be above 0 when p99 is larger")
     return Latency(p50, p99)

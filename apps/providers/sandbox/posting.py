@@ -14,7 +14,7 @@ MAX_PENDING = 200_000  # about 200 MB at worst; what comes above is counted as l
 MAX_IN_FLIGHT = 32
 CALL_TIMEOUT_MS = 10_000
 BACKOFF_BASE_S = 0.25
-BACKOFF_MAX_S = 10.0
+BACKOFF_MAX_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +75,14 @@ class _Origin:
 
     def next_due(self) -> float:
         return max(self.heap[0][0], self.paused_until)
+
+    def note(self, status: int, now: float) -> None:
+        """Learns from the end of a call; ``status`` 0 is no answer."""
+        if status:
+            self.failures, self.paused_until = 0, 0.0
+        elif now >= self.paused_until:  # calls that were in flight together count as one failure
+            self.failures += 1
+            self.paused_until = now + _backoff_s(self.failures)
 
     @property
     def has_room(self) -> bool:
@@ -173,11 +181,7 @@ class Line:
         self._multi.remove_handle(handle)
         self._spare.append(handle)
         origin.in_flight -= 1
-        if status == 0:
-            origin.failures += 1
-            origin.paused_until = time.monotonic() + _backoff_s(origin.failures)
-        else:
-            origin.failures, origin.paused_until = 0, 0.0
+        origin.note(status, time.monotonic())
         counts = self._counts[batch[0].provider]
         if 200 <= status < 300:
             counts.posted += len(batch)
