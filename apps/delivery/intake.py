@@ -294,6 +294,7 @@ def _announce(
     for item in planned:
         metrics.accepted(item.channel.label, order.lane.label, 1)
         if item.status is Status.SUPPRESSED:
+            metrics.deliveries(item.status.label, item.channel.label, order.lane.label, "", 1)
             metrics.suppressed(reason_label(item.reason) or "", item.channel.label, 1)
     log.info(
         "accepted",

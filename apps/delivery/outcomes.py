@@ -7,6 +7,7 @@ fence it was claimed with.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
@@ -217,7 +218,7 @@ SET status = %(target)s,
     ring_at = NULL
 FROM picked
 WHERE d.id = picked.id AND d.id BETWEEN %(low)s AND %(high)s
-RETURNING d.id, d.recipient_id, d.channel, d.lane, d.provider, d.delivered_at
+RETURNING d.id, d.channel, d.lane, d.status, d.provider, d.delivered_at
 """
 
 
@@ -225,14 +226,14 @@ class Moved(NamedTuple):
     """A delivery that a receipt moved to a new status."""
 
     id: UUID
-    recipient_id: int
     channel: int
     lane: int
+    status: int
     provider: int | None
-    delivered_at: object
+    delivered_at: datetime | None
 
 
-def apply_receipts(kind: ReceiptKind, receipts: Sequence[tuple[UUID, object, str]]) -> list[Moved]:
+def apply_receipts(kind: ReceiptKind, receipts: Sequence[tuple[UUID, datetime, str]]) -> list[Moved]:
     """Applies receipts of one kind, given as (delivery id, when it occurred, provider's code); returns the deliveries
     they moved. Rows that stand further ahead already are left alone."""
     rule = RECEIPT_RULES.get(kind)

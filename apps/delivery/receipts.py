@@ -10,11 +10,13 @@ import structlog
 from django.db import connection, transaction
 
 from apps import metrics
-from apps.channels import Channel
+from apps.channels import Channel, Lane
 from apps.delivery.doorbell import ring_receipts
 from apps.delivery.ids import notification_id_of, time_of
 from apps.delivery.outcomes import Moved, apply_receipts
 from apps.delivery.selectors import select_notifications
+from apps.delivery.statuses import Status
+from apps.delivery.wording import provider_alias
 from apps.preferences.services import suppress_address
 from apps.providers.messages import Receipt, ReceiptKind, WebhookCall
 from apps.providers.receipts import verify_and_parse
@@ -134,7 +136,7 @@ def _apply_batch() -> int:
 
 
 def _apply(events: Sequence[_Event]) -> list[Moved]:
-    by_kind: dict[ReceiptKind, list[tuple[UUID, object, str]]] = defaultdict(list)
+    by_kind: dict[ReceiptKind, list[tuple[UUID, datetime, str]]] = defaultdict(list)
     for event in events:
         if event.delivery_id is not None:
             by_kind[ReceiptKind(event.kind)].append((event.delivery_id, event.occurred_at, event.code))
@@ -163,11 +165,15 @@ def _suppress(events: Sequence[_Event]) -> None:
 
 
 def _report(events: Sequence[_Event], moved: Sequence[Moved]) -> None:
+    counts: dict[tuple[str, str, str, str], int] = defaultdict(int)
     latencies: dict[str, list[float]] = defaultdict(list)
     for row in moved:
-        if isinstance(row.delivered_at, datetime):
-            label = Channel(row.channel).label
-            latencies[label].append(max(0.0, (row.delivered_at - time_of(row.id)).total_seconds()))
+        channel = Channel(row.channel).label
+        counts[Status(row.status).label, channel, Lane(row.lane).label, provider_alias(row.provider) or ""] += 1
+        if row.delivered_at is not None:
+            latencies[channel].append((row.delivered_at - time_of(row.id)).total_seconds())
+    for labels, count in counts.items():
+        metrics.deliveries(*labels, count)
     for channel, seconds in latencies.items():
         metrics.accept_to_delivered(channel, seconds)
     known = select_notifications({notification_id_of(event.delivery_id) for event in events if event.delivery_id})

@@ -97,6 +97,11 @@ DATABASES["default"].update(
                 "timeout": env.float("DATABASE_POOL_TIMEOUT_S", default=0.8),
             },
             "connect_timeout": env.int("DATABASE_CONNECT_TIMEOUT_S", default=3),
+            # A server that vanished without a word is noticed within seconds, not after TCP's quarter of an hour.
+            "tcp_user_timeout": 5_000,
+            "keepalives_idle": 5,
+            "keepalives_interval": 2,
+            "keepalives_count": 3,
             # Nobody waits long for a row: the second request with an idempotency key answers 409 instead.
             "options": f"-c lock_timeout={env.int('DATABASE_LOCK_TIMEOUT_MS', default=2_000)}",
         },
