@@ -10,7 +10,7 @@ from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
 from apps.problems import Problem
-from notify_project.problems import body_too_large, render_problem
+from notify_project.problems import body_incomplete, body_too_large, render_problem
 
 # Django has decoded the path and left the bytes that are not UTF-8 as %XX. A path that holds such a %XX by intention
 # (sent as %25XX) is refused along with them: nobody names a thing so but by encoding it twice.
@@ -18,14 +18,20 @@ _BROKEN_BYTE = re.compile(r"%[89A-Fa-f][0-9A-Fa-f]", re.ASCII)
 
 
 class EdgeMiddleware:
-    """Answers 400 to a URL that holds NUL or is not UTF-8, and gives a chunked body the length WSGI asks for."""
+    """Answers 400 to a URL that holds NUL or is not UTF-8, and gives a chunked body the length WSGI asks for.
+
+    Keeps the API's answers out of caches: X-API-Key does not do that by itself, as Authorization does (RFC 9111, 3.5).
+    """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self._get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         problem = _find_bad_url(request) or _receive_chunked(request)
-        return render_problem(problem) if problem is not None else self._get_response(request)
+        response = render_problem(problem) if problem is not None else self._get_response(request)
+        if request.path_info.startswith("/v1/"):
+            response.headers.setdefault("Cache-Control", "no-store")
+        return response
 
 
 def _find_bad_url(request: HttpRequest) -> Problem | None:
@@ -46,7 +52,10 @@ def _receive_chunked(request: HttpRequest) -> Problem | None:
     if request.META.get("CONTENT_LENGTH") or "chunked" not in request.META.get("HTTP_TRANSFER_ENCODING", "").lower():
         return None
     limit: int = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
-    body: bytes = request.META["wsgi.input"].read(limit + 1)
+    try:
+        body: bytes = request.META["wsgi.input"].read(limit + 1)
+    except OSError:
+        return body_incomplete()
     if len(body) > limit:
         return body_too_large()
     request.META["CONTENT_LENGTH"] = str(len(body))

@@ -10,10 +10,10 @@ from typing import Any
 import orjson
 import structlog
 from django.conf import settings
-from django.core.exceptions import PermissionDenied, RequestDataTooBig
+from django.core.exceptions import BadRequest, PermissionDenied, RequestDataTooBig, SuspiciousOperation
 from django.core.signals import got_request_exception
 from django.db import InterfaceError, OperationalError
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, UnreadablePostError
 from django.views import defaults
 from rest_framework import exceptions
 from rest_framework.settings import api_settings
@@ -89,6 +89,10 @@ def to_problem(exc: BaseException) -> Problem:
         return Problem(403, "forbidden", "This call is not allowed.")
     if isinstance(exc, RequestDataTooBig):
         return body_too_large()
+    if isinstance(exc, SuspiciousOperation | BadRequest):  # e.g. a thousand query parameters
+        return Problem(400, "bad-request", "The request is malformed.")
+    if isinstance(exc, UnreadablePostError):
+        return body_incomplete()
     if isinstance(exc, OperationalError | InterfaceError):
         return _database_away(exc)
     logger.error("unhandled_exception", exc_info=exc)
@@ -99,6 +103,11 @@ def body_too_large() -> Problem:
     """413, naming the limit."""
     limit: int | None = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
     return Problem(413, "body-too-large", f"The body may have at most {limit} bytes.")
+
+
+def body_incomplete() -> Problem:
+    """400 for a body whose sender went away; hardly anyone will read it."""
+    return Problem(400, "bad-request", "The body did not arrive whole.")
 
 
 def _not_found() -> Problem:

@@ -4,6 +4,7 @@ import io
 
 import orjson
 import pytest
+from django.http import HttpResponse
 from django.test import Client, RequestFactory
 
 from apps.problems import Problem
@@ -118,7 +119,7 @@ def chunked(rf: RequestFactory, body: bytes):
 
 def test_chunked_body_is_received(rf: RequestFactory) -> None:
     request = chunked(rf, b'{"a": 1}')
-    EdgeMiddleware(lambda request: None)(request)  # type: ignore[arg-type, return-value]
+    EdgeMiddleware(lambda request: HttpResponse())(request)
     assert request.body == b'{"a": 1}'
 
 
@@ -158,6 +159,31 @@ def test_url_that_holds_nul_or_is_not_utf_8_is_400(client: Client, target: str) 
 def test_ordinary_url_comes_through(client: Client) -> None:
     answer = client.get("/v1/echo/caf%C3%A9%2B?q=%C3%A9%20%25&plus=a+b")
     assert answer.json() == {"word": "café+", "query": {"q": "é %", "plus": "a b"}}
+
+
+def test_thousands_of_parameters_are_400(client: Client) -> None:
+    answer = client.get("/v1/echo?" + "&".join(f"p{number}=1" for number in range(2000)))
+    assert answer.status_code == 400
+    assert answer.json()["type"] == "/problems/bad-request"
+
+
+def test_answers_of_the_api_stay_out_of_caches(client: Client) -> None:
+    for target in ("/v1/echo", "/v1/nothing", "/v1/echo/%00"):
+        assert client.get(target)["Cache-Control"] == "no-store"
+
+
+def test_body_that_breaks_off_is_400(rf: RequestFactory) -> None:
+    class Broken(io.RawIOBase):
+        def read(self, size: int = -1) -> bytes:
+            raise ConnectionResetError
+
+    request = chunked(rf, b"")
+    request.META["wsgi.input"] = Broken()
+    assert EdgeMiddleware(lambda request: pytest.fail("passed on"))(request).status_code == 400
+
+
+def test_options_describes_the_call(client: Client) -> None:
+    assert client.options("/v1/echo").status_code == 200
 
 
 def test_types_have_a_form_in_json(client: Client) -> None:

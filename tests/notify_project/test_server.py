@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -70,6 +71,11 @@ class Server:
             document = json.loads(content) if "json" in response.headers["Content-Type"] else {}
             return response.status, document, response.headers
 
+    def send_raw(self, data: bytes) -> None:
+        """Send ``data`` and go away without reading the answer."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=10) as connection:
+            connection.sendall(data)
+
     def resident_bytes(self) -> int:
         processes = [psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)]
         return sum(int(process.memory_info().rss) for process in processes)
@@ -128,6 +134,23 @@ def test_bad_requests_to_a_real_server_are_4xx_problems(server: Server) -> None:
     status, document, answer = server.ask("GET", path, Authorization="Bearer é".encode().decode("latin-1"))
     assert (status, document["type"]) == (401, "/problems/unauthenticated")
     assert "Bearer" in answer["WWW-Authenticate"]
+
+
+@pytest.mark.parametrize(
+    "framing",
+    [b"Content-Length: 100\r\n\r\n{", b"Transfer-Encoding: chunked\r\n\r\n5\r\n{", b"Content-Length: 0\r\n\r\n"],
+)
+def test_caller_that_goes_away_is_no_crash(server: Server, framing: bytes) -> None:
+    key = make_api_key(make_client()).encode()
+    head = b"POST /v1/notifications HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Idempotency-Key: k\r\nX-API-Key: " + key
+    server.send_raw(head + b"\r\nContent-Type: application/json\r\n" + framing)
+    deadline = time.monotonic() + 10
+    while '"route":"v1/notifications"' not in server.log.read_text():
+        assert time.monotonic() < deadline, server.log.read_text()
+        time.sleep(0.02)
+    assert server.ask("GET", "/healthz")[0] == HTTPStatus.OK
+    assert "unhandled" not in server.log.read_text()
+    assert '"status":500' not in server.log.read_text()
 
 
 def test_database_away_is_503_within_a_second(server_without_database: Server) -> None:
