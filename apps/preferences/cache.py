@@ -87,12 +87,8 @@ def _keys(user_ids: Iterable[str]) -> list[str]:
 def read_snapshots(versions: Mapping[str, int]) -> dict[str, RecipientSnapshot]:
     """The cached snapshots of exactly these versions, by user id; what is missing is simply not there.
     One round trip. Never raises for Redis."""
-    if not versions or availability.is_away():
-        return {}
-    try:
-        blobs: Sequence[Any] = _connection().mget(_keys(versions))
-    except (RedisError, OSError):
-        availability.note_failure()
+    blobs = _read_blobs(_keys(versions))
+    if blobs is None:
         metrics.cache_lookup("preferences", 0, len(versions))
         return {}
     found: dict[str, RecipientSnapshot] = {}
@@ -104,6 +100,16 @@ def read_snapshots(versions: Mapping[str, int]) -> dict[str, RecipientSnapshot]:
                 found[user_id] = snapshot
     metrics.cache_lookup("preferences", len(found), len(versions) - len(found))
     return found
+
+
+def _read_blobs(keys: list[str]) -> Sequence[Any] | None:
+    if not keys or availability.is_away():
+        return None
+    try:
+        return _connection().mget(keys)
+    except (RedisError, OSError):
+        availability.note_failure()
+        return None
 
 
 def _decode(user_id: str, version: int, preferences: bytes, devices: bytes) -> RecipientSnapshot | None:

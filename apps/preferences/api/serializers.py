@@ -2,12 +2,18 @@
 
 from typing import Any
 
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from apps.channels import CHANNEL_LABELS, Channel
 from apps.preferences import addresses, profile, selectors
 from apps.preferences.api.fields import AttributesField, FlagField, StrictSerializer, TextField
 from apps.preferences.models import Device, Platform, Recipient
+
+
+@extend_schema_field({"type": "string", "enum": Platform.values})
+class PlatformField(TextField):
+    """What a device runs."""
 
 
 def _check_platform(value: str) -> str:
@@ -43,7 +49,7 @@ class RecipientSerializer(serializers.Serializer[Any]):
     phone = serializers.CharField(allow_null=True, help_text="Masked.")
     locale = serializers.CharField(allow_blank=True)
     time_zone = serializers.CharField(allow_blank=True)
-    attributes = serializers.JSONField()
+    attributes = AttributesField(check=profile.check_attributes)
     created_at = serializers.DateTimeField()
     updated_at = serializers.DateTimeField()
 
@@ -66,7 +72,7 @@ class DeviceRegistrationSerializer(StrictSerializer):
     """``POST /v1/users/{user_id}/devices``."""
 
     token = TextField(check=addresses.normalise_token, max_length=addresses.TOKEN_MAX_LENGTH)
-    platform = TextField(check=_check_platform, help_text=f"One of {', '.join(Platform.values)}.")
+    platform = PlatformField(check=_check_platform)
     app_id = TextField(
         check=profile.check_app_id, max_length=profile.APP_ID_MAX_LENGTH, allow_blank=True, default="",
         help_text="Bundle id, package name or origin of the app.",
