@@ -288,9 +288,14 @@ _local = threading.local()
 
 
 def thread_transport() -> Transport:
-    """The calling thread's transport, made on first use from the ``PROVIDER_*`` settings."""
+    """The calling thread's transport, made on first use from the ``PROVIDER_*`` settings and anew when they changed."""
+    wanted = (settings.PROVIDER_CONNECT_TIMEOUT_S, settings.PROVIDER_TIMEOUT_S, settings.PROVIDER_CA_FILE)
     transport: Transport | None = getattr(_local, "transport", None)
-    if transport is None:
-        limits = Limits(connect_s=settings.PROVIDER_CONNECT_TIMEOUT_S, total_s=settings.PROVIDER_TIMEOUT_S)
-        transport = _local.transport = Transport(limits=limits, ca_file=ca_bundle(settings.PROVIDER_CA_FILE))
+    if transport is not None and _local.made_for == wanted:
+        return transport
+    if transport is not None:
+        transport.close()
+    connect_s, total_s, ca_file = wanted
+    transport = Transport(limits=Limits(connect_s=connect_s, total_s=total_s), ca_file=ca_bundle(ca_file))
+    _local.transport, _local.made_for = transport, wanted
     return transport

@@ -161,16 +161,19 @@ class WireServer:
 
     def _serve(self, raw: socket.socket) -> None:
         # OSError: the client went away or the test is over; either way this connection is done.
-        with contextlib.suppress(OSError, EOFError), raw:
-            tls = self._tls.wrap_socket(raw, server_side=True)
+        with (
+            contextlib.suppress(OSError, EOFError),
+            raw,
+            self._tls.wrap_socket(raw, server_side=True, do_handshake_on_connect=False) as tls,
+        ):
             self._sockets.append(tls)
             if self._is_stopping:
                 return
+            tls.do_handshake()
             connection = Connection(is_h2=tls.selected_alpn_protocol() == "h2")
             self.connections.append(connection)
-            with tls:
-                stream = _Http2(tls, self._decide) if connection.is_h2 else _Http1(tls, self._decide)
-                stream.serve(connection)
+            stream = _Http2(tls, self._decide) if connection.is_h2 else _Http1(tls, self._decide)
+            stream.serve(connection)
 
 
 class _ClosedError(EOFError):

@@ -20,7 +20,8 @@ from apps.providers.messages import Message, ProviderRequest, ProviderResponse, 
 MAX_URL_LENGTH = 2_048
 MAX_ADDRESS_LENGTH = 4_096
 MAX_RETRY_AFTER_S = 86_400.0
-_CODE = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+_CODE = re.compile(r"[A-Z][A-Z_]{1,63}|[0-9]{1,6}")
+_FIELD = re.compile(r"[a-z0-9_]{1,40}(?:\.[a-z0-9_]{1,40}){0,4}")
 
 
 def same_for_all(
@@ -81,9 +82,15 @@ def read_object(body: bytes) -> Mapping[str, Any]:
 
 
 def as_code(value: object) -> str:
-    """A provider's code as it may be stored and logged, ``""`` if it does not look like one."""
+    """A provider's code (``NOT_FOUND``, ``21211``) as it may be stored and logged, ``""`` if it does not look like one:
+    an address never does."""
     text = str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
     return text if _CODE.fullmatch(text) else ""
+
+
+def as_field(value: object) -> str:
+    """The path of a field of ours that a provider complains of, ``""`` if it does not look like one."""
+    return value if isinstance(value, str) and _FIELD.fullmatch(value) else ""
 
 
 def as_message_id(value: object) -> str | None:
@@ -140,11 +147,12 @@ def as_delivery_id(value: object) -> str | None:
         return None
 
 
-def as_moment(unix_s: object, now: datetime) -> datetime | None:
-    """Unix seconds as a time, not later than ``now`` (clocks differ), or ``None`` for what is no time."""
-    if not isinstance(unix_s, int | float) or isinstance(unix_s, bool) or not 0 < unix_s < 1e11:
+def as_moment(unix: object, now: datetime, *, per_second: int = 1) -> datetime | None:
+    """Unix time in seconds (or ``per_second`` parts of one) as a time, not later than ``now``, as clocks differ;
+    ``None`` for what is no time of this millennium."""
+    if not isinstance(unix, int | float) or isinstance(unix, bool) or not 0 < unix < 1e10 * per_second:
         return None
-    return min(datetime.fromtimestamp(0, UTC) + timedelta(seconds=unix_s), now)
+    return min(datetime.fromtimestamp(0, UTC) + timedelta(seconds=unix / per_second), now)
 
 
 def find_url_problem(options: Mapping[str, Any], name: str) -> list[str]:

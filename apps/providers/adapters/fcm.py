@@ -194,8 +194,7 @@ class FcmAdapter:
         ack = answers.read_object(call.body)
         delivery_id, event = answers.as_delivery_id(ack.get("delivery_id")), ack.get("event")
         kind = _RECEIPT_KINDS.get(event) if isinstance(event, str) else None
-        at_ms = ack.get("at")
-        occurred_at = answers.as_moment(at_ms / 1000, now) if isinstance(at_ms, int | float) else None
+        occurred_at = answers.as_moment(ack.get("at"), now, per_second=1_000)
         if delivery_id is None or kind is None or occurred_at is None:
             raise MalformedReceipt('expected {"delivery_id", "ack", "event": "delivered", "at": milliseconds}')
         return [Receipt(f"{delivery_id}:{event}", kind, occurred_at, delivery_id=delivery_id)]

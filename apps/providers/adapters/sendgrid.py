@@ -7,6 +7,7 @@ https://www.twilio.com/docs/sendgrid/api-reference/mail-send/errors
 import base64
 import binascii
 import hashlib
+import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -116,7 +117,7 @@ class SendGridAdapter:
         return requests
 
     def _find_problem(self, message: Message) -> ProviderError | None:
-        if not _EMAIL.fullmatch(message.address) or not answers.is_sendable_text(message.address):
+        if not _EMAIL.fullmatch(message.address) or not message.address.isprintable():
             return InvalidRecipient(self.alias, "not_an_address", "not an e-mail address")
         texts = (message.title, message.body, message.html or "")
         if not all(answers.is_sendable_text(text) for text in texts):
@@ -149,7 +150,7 @@ class SendGridAdapter:
         if isinstance(response, TransportFailure):
             error = answers.failure_error(self.alias, response)
             return answers.same_for_all(request, response, error=error)
-        if response.status in (200, 202):  # 200: the account's sandbox mode
+        if response.status == 202:  # 200 would be the account's sandbox mode, in which nothing is sent
             message_id = answers.as_message_id(response.headers.get("x-message-id"))
             return answers.same_for_all(request, response, message_id=message_id)
         if response.status == 400:
@@ -160,12 +161,12 @@ class SendGridAdapter:
         """One bad address must not cost the others: the guilty are told from those to send again."""
         found = answers.read_object(response.body).get("errors")
         fields = [error.get("field") for error in found if isinstance(error, dict)] if isinstance(found, list) else []
-        named = [field for field in fields if isinstance(field, str)]
+        named = [field for field in fields if isinstance(field, str) and field]
         guilty = {int(match[1]): match.string for field in named if (match := _PERSONALIZATION.match(field))}
         guilty = {position: field for position, field in guilty.items() if position < len(request.messages)}
         if not guilty and named and not any(field.startswith("personalizations") for field in named):
             # The sender, the subject, the content: the same for all of them.
-            field = answers.as_code(named[0])
+            field = answers.as_field(named[0])
             refused = PermanentError(self.alias, "400", f"refused for its {field}" if field else "")
             return answers.same_for_all(request, response, error=refused)
         if len(request.messages) == 1:
@@ -248,7 +249,7 @@ def _read_event(event: Mapping[str, Any], now: datetime) -> Receipt:
         kind = ReceiptKind.FAILED  # turned away this time; the address exists
     event_id = answers.as_message_id(event.get("sg_event_id"))
     if event_id is None:
-        event_id = hashlib.sha256(orjson.dumps(event, option=orjson.OPT_SORT_KEYS)).hexdigest()
+        event_id = hashlib.sha256(json.dumps(event, sort_keys=True).encode()).hexdigest()
     status, message_id = event.get("status"), event.get("sg_message_id")
     is_status = isinstance(status, str) and _ENHANCED_STATUS.fullmatch(status)
     return Receipt(

@@ -203,13 +203,14 @@ class TwilioAdapter:
             actual = hashlib.sha256(call.body).hexdigest()
             if len(body_hash) != 1 or not hmac.compare_digest(actual.encode(), body_hash[0].lower().encode()):
                 raise ForgedReceipt("the body does not have the hash in the URL")
-            suffix = ""
+            suffix = b""
         else:
-            suffix = "".join(name + value for name, value in _sorted_pairs(call.body))
+            pairs = "".join(name + value for name, value in _sorted_pairs(call.body))
+            suffix = pairs.encode(errors="surrogateescape")
         # Twilio's own validators accept the URL with and without its scheme's port, as its servers vary in it.
         is_signed = False
         for url in _url_spellings(call.url):
-            digest = hmac.digest(self._auth_token, (url + suffix).encode(errors="surrogateescape"), hashlib.sha1)
+            digest = hmac.digest(self._auth_token, url.encode(errors="replace") + suffix, hashlib.sha1)
             is_signed |= hmac.compare_digest(base64.b64encode(digest), given.encode(errors="replace"))
         if not is_signed:
             raise ForgedReceipt("X-Twilio-Signature is missing or wrong")
