@@ -1,4 +1,6 @@
 import threading
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -397,14 +399,25 @@ def test_address_taken_over_while_it_is_suppressed_is_seen_as_suppressed() -> No
         finally:
             connection.close()
 
-    def suppress() -> None:
-        try:
-            services.suppress_address(channel=Channel.EMAIL, user_id="a", source="sendgrid", reason="bounced")
-        finally:
-            connection.close()
-
-    run_at_once([take_over, suppress])
+    taking_over = threading.Thread(target=take_over)
+    with transaction.atomic():  # the suppression is there and not yet committed
+        services.suppress_address(channel=Channel.EMAIL, user_id="a", source="sendgrid", reason="bounced")
+        taking_over.start()
+        wait_until(lambda: not taking_over.is_alive() or is_waiting_for_address())
+    taking_over.join(30)
     assert snapshot_of("b").suppressed_channels == {Channel.EMAIL}
+
+
+def is_waiting_for_address() -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted)")
+        return cursor.fetchone()[0]
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
 
 
 def run_at_once(calls: list) -> None:
