@@ -3,6 +3,7 @@
 import base64
 import os
 import secrets
+import string
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -48,9 +49,14 @@ def make_secrets() -> dict[str, str]:
         "BLIND_INDEX_KEY": secrets.token_urlsafe(32),
         "API_KEY_PEPPER": secrets.token_urlsafe(32),
         "PUSH_ACK_KEY": secrets.token_urlsafe(32),
-        "ADMIN_PASSWORD": secrets.token_urlsafe(12),
-        "FLOWER_PASSWORD": secrets.token_urlsafe(12),
+        "ADMIN_PASSWORD": _make_password(),
+        "FLOWER_PASSWORD": _make_password(),
     }
+
+
+def _make_password() -> str:
+    """For people to type: 16 letters and digits, 95 bits."""
+    return "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(16))
 
 
 def describe_ports(ports: Ports) -> dict[str, str]:

@@ -83,10 +83,10 @@ def commands(stack: Stack) -> dict[str, str]:
         "content": {"title": "Hello", "body": "It works."},
     }
     send = (
-        f"curl -sS {web}/v1/notifications -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' "
+        f"curl -sS {web}/v1/notifications -H 'Authorization: Api-Key {key}' -H 'Content-Type: application/json' "
         f"-H \"X-Idempotency-Key: hello-$(date +%s%N)\" -d '{json.dumps(body)}'"
     )
-    look = f"curl -sS '{web}/v1/notifications?limit=1' -H 'Authorization: Bearer {key}'"
+    look = f"curl -sS '{web}/v1/notifications?limit=1' -H 'Authorization: Api-Key {key}'"
     return {"Send one": send, "See what became of it": look}
 
 

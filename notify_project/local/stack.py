@@ -126,6 +126,7 @@ class Stack:
         self._start_roles()
         self._supervisor.watch()
         self.wait_ready()
+        self.options.say("Ready")
 
     def stop(self) -> None:
         """Stop everything in order: no new requests, then the workers finish, then the rest, then the stores."""

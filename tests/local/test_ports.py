@@ -1,0 +1,50 @@
+import socket
+
+import pytest
+
+from notify_project.local.errors import LocalError
+from notify_project.local.ports import LOOPBACK, Ports, free_port, is_port_free, stored_port
+
+
+@pytest.fixture
+def listener():
+    with socket.socket() as server:
+        server.bind((LOOPBACK, 0))
+        server.listen()
+        yield server.getsockname()[1]
+
+
+def test_usual_ports_without_variables():
+    assert Ports.from_environment({}) == Ports(web=8000, flower=5555, sandbox=8443, sandbox_http=8025)
+
+
+def test_variable_moves_a_port_and_empty_means_usual():
+    ports = Ports.from_environment({"WEB_PORT": "9000", "FLOWER_PORT": ""})
+    assert (ports.web, ports.flower) == (9000, 5555)
+
+
+@pytest.mark.parametrize("value", ["0", "65536", "-1", "abc", "80.5", "٨٠"])
+def test_bad_port_is_named_with_its_variable(value):
+    with pytest.raises(LocalError, match=r"SANDBOX_HTTP_PORT must be a port number from 1 to 65535"):
+        Ports.from_environment({"SANDBOX_HTTP_PORT": value})
+
+
+def test_auto_chooses_four_different_free_ports():
+    ports = Ports.from_environment({"NOTIFY_PORTS": "auto", "WEB_PORT": "8000"})
+    chosen = {ports.web, ports.flower, ports.sandbox, ports.sandbox_http}
+    assert len(chosen) == 4
+    assert all(is_port_free(port) for port in chosen)
+
+
+def test_taken_port_is_named_with_its_variable(listener):
+    ports = Ports(web=free_port(), flower=listener, sandbox=free_port(), sandbox_http=free_port())
+    with pytest.raises(LocalError, match=rf"^Port {listener} is taken.*FLOWER_PORT=\d+ make run"):
+        ports.check_free()
+
+
+def test_stored_port_is_kept_until_somebody_takes_it(tmp_path, listener):
+    path = tmp_path / "port"
+    first = stored_port(path)
+    assert stored_port(path) == first
+    path.write_text(str(listener))
+    assert stored_port(path) != listener
