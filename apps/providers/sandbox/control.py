@@ -8,7 +8,9 @@ from urllib.parse import parse_qs
 import orjson
 
 from apps.providers.sandbox.exchange import Answer, Request, json_answer
-from apps.providers.sandbox.faults import InvalidRuleError, Rule, parse_rule
+from apps.providers.sandbox.faults import InvalidRuleError, Rule, parse_number, parse_rule
+from apps.providers.sandbox.inbox import InboxMessage
+from apps.providers.sandbox.listeners import Listener
 from apps.providers.sandbox.receipts import Control, parse_control
 from apps.providers.sandbox.state import Sandbox
 
@@ -18,12 +20,13 @@ MAX_INBOX_MESSAGES = 1_000
 
 
 class ControlApi:
-    """``GET health|stats|ledger|inbox|faults|receipts``, ``PUT|DELETE faults/<provider>``,
-    ``PUT|DELETE receipts/<provider>``, ``POST reset``. Errors are ``{"error": text}``."""
+    """``GET health|stats|ledger|inbox|faults|receipts|listener``, ``PUT|DELETE faults/<provider>``,
+    ``PUT|DELETE receipts/<provider>``, ``PUT listener``, ``POST reset``. Errors are ``{"error": text}``."""
 
     def __init__(self, sandbox: Sandbox, *, delivery_url: str) -> None:
         self._sandbox = sandbox
         self._delivery_url = delivery_url
+        self.listener: Listener | None = None  # set by the server
         self._simple: dict[tuple[str, str], Callable[[Request], Answer]] = {
             ("GET", "health"): lambda request: json_answer(200, {"status": "ok"}),
             ("GET", "stats"): lambda request: json_answer(200, self._describe_stats()),
@@ -31,6 +34,8 @@ class ControlApi:
             ("GET", "inbox"): self._read_inbox,
             ("GET", "faults"): lambda request: json_answer(200, self._describe_faults()),
             ("GET", "receipts"): lambda request: json_answer(200, self._describe_receipts()),
+            ("GET", "listener"): lambda request: json_answer(200, self._describe_listener()),
+            ("PUT", "listener"): self._switch_listener,
             ("POST", "reset"): self._reset,
         }
 
@@ -108,9 +113,39 @@ class ControlApi:
             "faults": {
                 name: [str(rule.get("mode", "")) for rule in rules] for name, rules in self._describe_faults().items()
             },
-            "messages": inbox.newer_than(after, limit=limit),
+            "messages": [self._show(message) for message in inbox.newer_than(after, limit=limit)],
         }
         return json_answer(200, content)
+
+    def _describe_listener(self) -> dict[str, bool]:
+        return {"open": self.listener is not None and self.listener.is_open}
+
+    def _switch_listener(self, request: Request) -> Answer:
+        content = _parse_json(request.body)
+        if not isinstance(content, dict) or not isinstance(content.get("open"), bool):
+            raise InvalidRuleError("open: must be true or false")
+        for_s = parse_number(content, "for_s", 0.0, 86_400.0)
+        if self.listener is not None:
+            self.listener.switch(is_open=content["open"], for_s=for_s)
+        return json_answer(200, {"open": content["open"]})
+
+    def _show(self, message: InboxMessage) -> dict[str, Any]:
+        provider = self._sandbox.providers[message.provider]
+        shown = provider.show(message.source)
+        return {
+            "n": message.n,
+            "at": message.at,
+            "channel": provider.channel,
+            "provider": message.provider,
+            "delivery_id": message.delivery_id,
+            "provider_message_id": message.provider_message_id,
+            "to": message.to,
+            "sender": shown.sender,
+            "title": shown.title,
+            "body": shown.body,
+            "html": shown.html,
+            "extra": shown.extra,
+        }
 
     def _reset(self, request: Request) -> Answer:
         self._sandbox.reset()

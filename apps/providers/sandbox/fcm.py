@@ -19,6 +19,7 @@ from apps.providers.sandbox.exchange import Answer, Request, dropped, html_answe
 from apps.providers.sandbox.faults import Fault, InvalidRuleError, Mode, Rule
 from apps.providers.sandbox.fcm_message import Violation
 from apps.providers.sandbox.fcm_oauth import TokenEndpoint
+from apps.providers.sandbox.inbox import Shown
 from apps.providers.sandbox.posting import Call, Poster, Receipt
 from apps.providers.sandbox.state import Accepted, Sandbox
 
@@ -114,6 +115,11 @@ class FcmProvider:
             return self._reject("PERMISSION_DENIED", error_answer("PERMISSION_DENIED", text))
         return self._send(request.body)
 
+    def show(self, source: Mapping[str, Any]) -> Shown:
+        title, body = fcm_message.visible_text(source)
+        extra = {"data": source.get("data") or {}, "is_high": fcm_message.is_high(source)}
+        return Shown(title=title, body=body, extra=extra)
+
     def check_rule(self, rule: Rule) -> None:
         if rule.code is not None and rule.code not in ERRORS and rule.code not in PLATFORM_ERRORS:
             known = ", ".join([*ERRORS, *PLATFORM_ERRORS])
@@ -163,20 +169,10 @@ class FcmProvider:
         data = message.get("data") or {}
         delivery_id = data.get("notify_delivery_id", "")
         ack = data.get("notify_ack")
-        title, body = fcm_message.visible_text(message)
         receipts = []
         if delivery_id and ack and kind == "token" and not address.startswith(OFFLINE_PREFIX):
             receipts.append(Receipt(payload=(delivery_id, ack), url=self._ack_url))
-        accepted = Accepted(
-            delivery_id=delivery_id,
-            message_id=name,
-            address=address,
-            size=size,
-            title=title,
-            body=body,
-            extra={"data": data, "is_high": fcm_message.is_high(message)},
-        )
-        self._sandbox.accept(self, accepted, receipts)
+        self._sandbox.accept(self, Accepted(delivery_id, name, address, size, message), receipts)
 
     def _build_ack(self, receipts: Sequence[Receipt], is_forged: bool) -> Call:
         receipt = receipts[0]

@@ -10,21 +10,28 @@ CAPACITY = 1_000
 
 
 @dataclass(frozen=True, slots=True)
-class InboxMessage:
-    """``channel`` is ``push``, ``sms`` or ``email``; ``n`` and ``at`` (Unix ms) are those of the ledger."""
+class Shown:
+    """What a person sees of a message."""
 
-    n: int
-    at: int
-    channel: str
-    provider: str
-    delivery_id: str
-    provider_message_id: str
-    to: str
     sender: str = ""
     title: str = ""
     body: str = ""
     html: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class InboxMessage:
+    """``n`` and ``at`` (Unix ms) are those of the ledger. ``source`` is what the provider needs to show the message:
+    few are ever looked at, so none is rendered before."""
+
+    n: int
+    at: int
+    provider: str
+    delivery_id: str
+    provider_message_id: str
+    to: str
+    source: Any
 
 
 class Inbox:

@@ -118,7 +118,8 @@ class ReceiptOffice:
             self._shuffle(receipts)
         for receipt in receipts:
             self._enqueue(receipt, control, counts)
-        self._wake.set()
+        if not self._wake.is_set():
+            self._wake.set()
 
     def _shuffle(self, receipts: Sequence[Receipt]) -> None:
         moments = [receipt.due for receipt in receipts]

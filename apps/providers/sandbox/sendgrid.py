@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from apps.providers.sandbox import sendgrid_mail
 from apps.providers.sandbox.exchange import Answer, Request, as_mapping, dropped, html_answer, json_answer
 from apps.providers.sandbox.faults import Fault, InvalidRuleError, Mode, Rule
+from apps.providers.sandbox.inbox import Shown
 from apps.providers.sandbox.posting import Call, Poster, Receipt
 from apps.providers.sandbox.sendgrid_mail import MailError
 from apps.providers.sandbox.state import Accepted, Sandbox
@@ -95,6 +96,9 @@ class SendGridProvider:
             return self._reject(400)
         return self._send(mail, len(request.body))
 
+    def show(self, source: tuple[Mapping[str, Any], sendgrid_mail.Recipient]) -> Shown:
+        return sendgrid_mail.render(*source)
+
     def check_rule(self, rule: Rule) -> None:
         if rule.code is not None:
             raise InvalidRuleError("code: SendGrid's errors have no codes; use status")
@@ -130,17 +134,12 @@ class SendGridProvider:
             Receipt(payload={**common, "event": event, "sg_event_id": uuid.uuid4().hex, **extra}, url=self._webhook_url)
             for event, extra in events
         ]
-        rendered = sendgrid_mail.render(mail, recipient)
         accepted = Accepted(
             delivery_id=str(recipient.custom_args.get("delivery_id", "")),
             message_id=message_id,
             address=recipient.address,
             size=size,
-            sender=sendgrid_mail.format_address(mail["from"]),
-            title=rendered.subject,
-            body=rendered.text,
-            html=rendered.html,
-            extra={"headers": rendered.headers},
+            source=(mail, recipient),
         )
         self._sandbox.accept(self, accepted, receipts)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from apps.providers.sandbox.exchange import as_mapping
+from apps.providers.sandbox.inbox import Shown
 
 MAX_PERSONALIZATIONS = 1_000
 MAX_RECIPIENTS = 1_000
@@ -42,16 +43,6 @@ class Recipient:
     custom_args: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Rendered:
-    """A mail as one recipient reads it."""
-
-    subject: str
-    text: str
-    html: str
-    headers: Mapping[str, str]
-
-
 def find_error(mail: object) -> MailError | None:
     """The first thing wrong with a mail, or ``None``."""
     if not isinstance(mail, dict):
@@ -81,8 +72,8 @@ def recipients_of(mail: Mapping[str, Any]) -> list[Recipient]:
     ]
 
 
-def render(mail: Mapping[str, Any], recipient: Recipient) -> Rendered:
-    """Subject, text and HTML with the recipient's substitutions put in."""
+def render(mail: Mapping[str, Any], recipient: Recipient) -> Shown:
+    """The mail as ``recipient`` reads it, with the substitutions put in."""
     personalization = recipient.personalization
     parts = {part["type"]: part["value"] for part in mail.get("content", ())}
     subject = str(personalization.get("subject") or mail.get("subject") or "")
@@ -92,10 +83,10 @@ def render(mail: Mapping[str, Any], recipient: Recipient) -> Rendered:
     for placeholder, value in personalization.get("substitutions", {}).items():
         subject, text, html = (content.replace(placeholder, value) for content in (subject, text, html))
     headers = {**mail.get("headers", {}), **personalization.get("headers", {})}
-    return Rendered(subject, text, html, headers)
+    return Shown(_format_address(mail["from"]), subject, text, html, {"headers": headers})
 
 
-def format_address(entry: Mapping[str, Any]) -> str:
+def _format_address(entry: Mapping[str, Any]) -> str:
     name = entry.get("name")
     return f"{name} <{entry['email']}>" if name else str(entry["email"])
 

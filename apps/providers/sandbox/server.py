@@ -1,13 +1,13 @@
 """The server: TLS for the providers, an optional plain listener for people, and a clean stop."""
 
 import asyncio
-import contextlib
 import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,11 +21,11 @@ from apps.providers.sandbox.control import ControlApi
 from apps.providers.sandbox.credentials import load_credentials
 from apps.providers.sandbox.exchange import Answer, Request, json_answer
 from apps.providers.sandbox.ledger import FLUSH_INTERVAL_S, Ledger
+from apps.providers.sandbox.listeners import Listener
 from apps.providers.sandbox.state import Sandbox
 
 PROVIDERS = (fcm.create, twilio.create, sendgrid.create)
 MAX_BODY_BYTES = 32 * 1024 * 1024  # the largest any provider takes, and a little more
-STOP_GRACE_S = 0.3
 CONCURRENT_STREAMS = 256
 
 
@@ -118,41 +118,34 @@ def serve(options: Options) -> None:
     sys.stdout.flush()
     sandbox.receipts.start()
     try:
-        asyncio.run(_serve(options, sandbox, ports))
+        asyncio.run(_serve(options, sandbox))
     finally:
         sandbox.receipts.stop()
         ledger.close()
 
 
-async def _serve(options: Options, sandbox: Sandbox, ports: Sequence[int]) -> None:
+async def _serve(options: Options, sandbox: Sandbox) -> None:
     delivery_url = options.delivery_url or f"{sandbox.credentials.webhook_base}/admin/delivery/delivery/{{id}}/change/"
     control = ControlApi(sandbox, delivery_url=delivery_url)
-    servers = [_build_server(options, Frontend(sandbox, control, is_for_people=False), options.port, is_tls=True)]
-    if options.http_port:
-        people = Frontend(sandbox, control, is_for_people=True)
-        servers.append(_build_server(options, people, options.http_port, is_tls=False))
+    machines = Frontend(sandbox, control, is_for_people=False)
+    people = Frontend(sandbox, control, is_for_people=True)
     stop_asked = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop_asked.set)
-    serving = asyncio.gather(*(server.serve() for server in servers))
+    build_tls = partial(_build_server, options, machines, options.port, is_tls=True)
+    build_plain = partial(_build_server, options, people, options.http_port, is_tls=False)
+    tls = Listener(options.port, build_tls, stop_asked.set)
+    listeners = [tls]
+    if options.http_port:
+        listeners.append(Listener(options.http_port, build_plain, stop_asked.set))
+    control.listener = tls
+    for listener in listeners:
+        await listener.open()
     flushing = asyncio.create_task(_flush_regularly(sandbox.ledger))
-    ends: set[asyncio.Future[Any]] = {serving, asyncio.ensure_future(stop_asked.wait())}
-    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)  # a listener may fail by itself
-    for server in servers:
-        server.stop()  # type: ignore[no-untyped-call]
-    await _finish(serving, set(ports))
+    await stop_asked.wait()
+    await asyncio.gather(*(listener.close() for listener in listeners))
     flushing.cancel()
-
-
-async def _finish(serving: asyncio.Future[Any], ports: set[int]) -> None:
-    """Waits for the listeners. The server would wait for idle clients too, so those are cut off after a moment."""
-    done, _ = await asyncio.wait({serving}, timeout=STOP_GRACE_S)
-    while not done:
-        connections.cut_connections_to(ports)
-        done, _ = await asyncio.wait({serving}, timeout=0.1)
-    with contextlib.suppress(asyncio.CancelledError):
-        await serving
 
 
 async def _flush_regularly(ledger: Ledger) -> None:

@@ -2,21 +2,23 @@
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from apps.providers.sandbox.credentials import Credentials
 from apps.providers.sandbox.exchange import Answer, Request
 from apps.providers.sandbox.faults import Faults, Rule
-from apps.providers.sandbox.inbox import Inbox, InboxMessage
+from apps.providers.sandbox.inbox import Inbox, InboxMessage, Shown
 from apps.providers.sandbox.ledger import Ledger, hash_address
 from apps.providers.sandbox.posting import Poster, Receipt
 from apps.providers.sandbox.receipts import ReceiptOffice
 
 
 class Provider(Protocol):
-    """One provider. To add one: a module with a class like this, and a line in ``server.PROVIDERS``."""
+    """One provider. To add one: a module with a class like this, and a line in ``server.PROVIDERS``.
+
+    ``name`` is the prefix of its paths, ``channel`` is ``push``, ``sms`` or ``email``."""
 
     name: str
     channel: str
@@ -24,6 +26,9 @@ class Provider(Protocol):
 
     def handle(self, request: Request) -> Answer:
         """The answer to a call below ``/<name>/``. Never blocks."""
+
+    def show(self, source: Any) -> Shown:
+        """An accepted message as a person sees it."""
 
     def check_rule(self, rule: Rule) -> None:
         """Raises ``InvalidRuleError`` if the provider knows no such status or code."""
@@ -42,17 +47,14 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """One message a provider has taken on. ``size`` is the request's body in bytes."""
+    """One message a provider has taken on. ``size`` is the request's body in bytes, ``source`` what ``Provider.show``
+    needs to show it."""
 
     delivery_id: str
     message_id: str
     address: str
     size: int
-    sender: str = ""
-    title: str = ""
-    body: str = ""
-    html: str = ""
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    source: Any = None
 
 
 class Sandbox:
@@ -89,16 +91,11 @@ class Sandbox:
             InboxMessage(
                 n=number,
                 at=at_ms,
-                channel=provider.channel,
                 provider=provider.name,
                 delivery_id=message.delivery_id,
                 provider_message_id=message.message_id,
                 to=message.address,
-                sender=message.sender,
-                title=message.title,
-                body=message.body,
-                html=message.html,
-                extra=message.extra,
+                source=message.source,
             )
         )
         if receipts:

@@ -22,6 +22,7 @@ from apps.providers.sandbox import gsm
 from apps.providers.sandbox.credentials import TWILIO_FROM
 from apps.providers.sandbox.exchange import Answer, Request, dropped, html_answer, json_answer
 from apps.providers.sandbox.faults import Fault, InvalidRuleError, Mode, Rule
+from apps.providers.sandbox.inbox import Shown
 from apps.providers.sandbox.posting import Call, Poster, Receipt
 from apps.providers.sandbox.state import Accepted, Sandbox
 
@@ -121,6 +122,10 @@ class TwilioProvider:
             return self._error(20404)
         return self._send(request)
 
+    def show(self, source: Mapping[str, Any]) -> Shown:
+        sender = source["from"] or source["messaging_service_sid"]
+        return Shown(sender=sender, body=source["body"], extra={"segments": int(source["num_segments"])})
+
     def check_rule(self, rule: Rule) -> None:
         if rule.code is not None and (not rule.code.isdigit() or int(rule.code) not in ERRORS):
             raise InvalidRuleError(f"code: known are {', '.join(map(str, ERRORS))}")
@@ -157,9 +162,7 @@ class TwilioProvider:
             message_id=resource["sid"],
             address=form["To"],
             size=size,
-            sender=resource["from"] or form.get("MessagingServiceSid", ""),
-            body=form["Body"],
-            extra={"segments": int(resource["num_segments"])},
+            source=resource,
         )
         self._messages[resource["sid"]] = StoredMessage(resource, time.monotonic() + SETTLED_AFTER_S, error)
         if len(self._messages) > KEPT_MESSAGES:

@@ -5,6 +5,7 @@ import pytest
 import requests
 
 from apps.providers.sandbox.faults import InvalidRuleError, Latency, parse_rule
+from tests.providers.sandbox.conftest import wait_until
 
 FCM_ERROR = "type.googleapis.com/google.firebase.fcm.v1.FcmError"
 
@@ -227,3 +228,25 @@ class TestRules:
         assert response.status_code == 400
         assert response.json()["error"].startswith(words)
         assert sandbox.control("GET", "faults")[provider] == []
+
+
+class TestListener:
+    def test_closed_refuses_connections_and_reopens(self, sandbox):
+        sandbox.bearer()
+        sandbox.control("PUT", "listener", {"open": False})
+        wait_until(lambda: not sandbox.is_up())
+        with pytest.raises(requests.ConnectionError, match="refused"):
+            push(sandbox)
+        sandbox.control("PUT", "listener", {"open": True})
+        wait_until(sandbox.is_up)
+        assert push(sandbox).status_code == 200
+
+    def test_reopens_by_itself(self, sandbox):
+        sandbox.control("PUT", "listener", {"open": False, "for_s": 0.5})
+        wait_until(lambda: not sandbox.is_up())
+        wait_until(sandbox.is_up)
+        assert sandbox.control("GET", "listener") == {"open": True}
+
+    def test_must_be_told_what_to_do(self, sandbox):
+        response = sandbox.session.put(f"{sandbox.http_url}/_sandbox/listener", json={"open": "no"}, timeout=5)
+        assert (response.status_code, response.json()) == (400, {"error": "open: must be true or false"})
