@@ -42,7 +42,7 @@ class Grant(Protocol):
     fingerprint: str
 
     def build(self, now: datetime) -> ProviderRequest | AccessToken:
-        """The request to send for a token; or a token, where it can be made without asking."""
+        """The request to send for a token; or a token, where it can be made without asking. Raises ``GrantError``."""
 
     def parse(self, response: ProviderResponse) -> AccessToken:
         """The token of an answer; raises ``GrantError``."""

@@ -157,8 +157,8 @@ def _wait_for_other(alias: str, grant: Grant, now_s: float) -> _Held | None:
 
 
 def _fetch(alias: str, grant: Grant, now: datetime) -> _Held:
-    asked = grant.build(now)
     try:
+        asked = grant.build(now)
         token = asked if isinstance(asked, AccessToken) else grant.parse(_post(asked))
     except GrantError as error:
         log.error("token_refused", provider=alias, code=error.code)

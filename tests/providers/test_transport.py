@@ -1,6 +1,6 @@
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,6 +8,7 @@ import pytest
 from apps.providers.authorities import ca_bundle
 from apps.providers.messages import ProviderRequest, ProviderResponse, TransportFailure
 from apps.providers.transport import MAX_BODY_BYTES, Limits, Transport, thread_transport
+from tests.providers.conftest import StartServer
 from tests.providers.wire import (
     Action,
     Close,
@@ -19,30 +20,10 @@ from tests.providers.wire import (
     Reply,
     Reset,
     Truncate,
-    WireServer,
     issue_certificate,
 )
 
 LIMITS = Limits(connect_s=1.0, total_s=1.0, call_s=5.0)
-StartServer = Callable[..., WireServer]
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    return issue_certificate(tmp_path_factory.mktemp("authority"))
-
-
-@pytest.fixture
-def start_server(authority: tuple[Path, Path]) -> Iterator[StartServer]:
-    servers: list[WireServer] = []
-
-    def start(decide: Callable[[bytes], Action], *, offers_h2: bool = True) -> WireServer:
-        servers.append(WireServer(*authority, decide, offers_h2=offers_h2))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.stop()
 
 
 @pytest.fixture

@@ -127,7 +127,8 @@ class WireServer:
         self._sockets: list[socket.socket] = []
         self._is_stopping = False
         self.connections: list[Connection] = []
-        self.url = f"https://127.0.0.1:{self._listener.getsockname()[1]}/send"
+        self.origin = f"https://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.url = f"{self.origin}/send"
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
         self._threads[0].start()
 
