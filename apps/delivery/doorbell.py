@@ -5,36 +5,46 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from functools import cache
 from uuid import UUID
 
 import structlog
 from celery import current_app
-from kombu.exceptions import OperationalError
+from django.conf import settings
+from kombu import Connection, pools
 
 from apps.channels import Channel, Lane
 from apps.delivery.queues import RECEIPTS, delivery_queue
 
 BATCH_SIZE = 500
 _PAUSE_S = 1.0  # after a failed publish: what follows within it is left to the sweep
+_TIMEOUT_S = 0.7  # for every step of a publish: a caller of the API may be waiting
 log = structlog.get_logger("notify.delivery.doorbell")
 
 
 class _Line:
-    """Whether the broker answered last time, for this process."""
+    """Whether the broker answered last time, for this process. While it is down, one caller a second tries."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._down_until = 0.0
+        self._is_down = False
+        self._next_try = 0.0
 
-    def is_up(self) -> bool:
-        return time.monotonic() >= self._down_until
-
-    def mark_down(self) -> None:
+    def may_try(self) -> bool:
+        if not self._is_down:
+            return True
         with self._lock:
-            self._down_until = time.monotonic() + _PAUSE_S
+            now = time.monotonic()
+            if now < self._next_try:
+                return False
+            self._next_try = now + _PAUSE_S
+            return True
 
-    def reset(self) -> None:
-        self._down_until = 0.0
+    def report(self, *, is_up: bool) -> None:
+        if self._is_down == is_up:
+            with self._lock:
+                self._is_down = not is_up
+                self._next_try = time.monotonic() + _PAUSE_S
 
 
 _line = _Line()
@@ -42,7 +52,7 @@ _line = _Line()
 
 def reset() -> None:
     """Forgets that the broker was down."""
-    _line.reset()
+    _line.report(is_up=True)
 
 
 def ring_deliveries(deliveries: Iterable[tuple[UUID, int, int]]) -> bool:
@@ -69,14 +79,31 @@ def batched_ids(ids: Sequence[str]) -> Iterable[Sequence[str]]:
 
 
 def _publish(task: str, args: list[object], queue: str) -> bool:
-    if not _line.is_up():
+    if not _line.may_try():
         return False
     try:
-        # By the queue's name alone: Celery then goes through the default exchange, which needs no binding. On Redis
-        # bindings are data that a FLUSHALL takes away, and what is published to an exchange without one is lost.
-        current_app.send_task(task, args, queue=queue, confirm_timeout=3)
-    except (OperationalError, OSError, TimeoutError) as error:
-        _line.mark_down()
+        # On an error the pool closes this connection: whatever it says next may be about this message (py-amqp takes a
+        # late confirm for the next message's).
+        with pools.connections[_connection()].acquire(block=True, timeout=_TIMEOUT_S) as connection:
+            # By the queue's name alone: Celery then goes through the default exchange, which needs no binding. On Redis
+            # bindings are data that a FLUSHALL takes away; what is published without one is lost.
+            current_app.send_task(task, args, queue=queue, connection=connection, confirm_timeout=_TIMEOUT_S)
+    except Exception as error:
+        # Any, as nothing that goes wrong here may turn an accepted notification into an error.
+        _line.report(is_up=False)
         log.warning("doorbell_lost", queue=queue, error=type(error).__name__, hint="the sweep will ring again")
         return False
+    _line.report(is_up=True)
     return True
+
+
+@cache
+def _connection() -> Connection:
+    """The broker with time-outs that suit a caller who waits, not a worker that listens; key of a pool of its own."""
+    limits = (
+        {"read_timeout": _TIMEOUT_S, "write_timeout": _TIMEOUT_S}
+        if settings.BROKER_IS_AMQP
+        else {"socket_timeout": _TIMEOUT_S, "socket_connect_timeout": _TIMEOUT_S}
+    )
+    options = {**settings.CELERY_BROKER_TRANSPORT_OPTIONS, **limits, "max_retries": 1, "interval_start": 0.0}
+    return current_app.connection_for_write(connect_timeout=_TIMEOUT_S, transport_options=options)

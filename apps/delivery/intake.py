@@ -28,6 +28,7 @@ from apps.delivery.doorbell import ring_deliveries
 from apps.delivery.ids import MAX_DELIVERIES, delivery_ids, new_notification_id, time_of
 from apps.delivery.selectors import overall_status
 from apps.delivery.statuses import Reason, Status
+from apps.delivery.sweep import ring_soon
 from apps.delivery.wording import reason_label
 from apps.preferences import policy
 from apps.preferences.selectors import RecipientSnapshot, load_snapshots, select_versions
@@ -90,7 +91,7 @@ def accept(order: Order, *, now: datetime) -> Answer:
     _check_times(order, now)
     version = select_versions([order.user_id]).get(order.user_id)
     snapshot = load_snapshots({order.user_id: version[1]}).get(order.user_id) if version else None
-    if snapshot is None:
+    if snapshot is None or snapshot.is_erased:
         raise invalid_field("/user_id", "there is no such user; create it with PUT /v1/users/{user_id}", "unknown_user")
     planned = _plan(order, snapshot, now)
     _check_size(order, planned)
@@ -290,7 +291,8 @@ def _announce(
         for delivery_id, item in zip(ids, planned, strict=True)
         if item.status is Status.QUEUED and (item.not_before is None or item.not_before <= now)
     ]
-    ring_deliveries(due)
+    if due and not ring_deliveries(due):
+        ring_soon([delivery_id for delivery_id, _, _ in due])
     for item in planned:
         metrics.accepted(item.channel.label, order.lane.label, 1)
         if item.status is Status.SUPPRESSED:

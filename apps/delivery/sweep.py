@@ -5,6 +5,7 @@ worker died (lease run out). ``ring_at`` says when. A rung row is stamped with i
 out, so that two sweeps at once never ring twice and a backlog is rung for once an interval, not once a second.
 """
 
+from collections.abc import Sequence
 from uuid import UUID
 
 import structlog
@@ -32,7 +33,7 @@ UPDATE delivery d SET ring_at = now() + make_interval(secs => %(again_s)s)
 FROM due WHERE d.id = due.id
 RETURNING d.id, d.channel, d.lane
 """
-_UNSTAMP = """
+_RING_SOON = """
 UPDATE delivery SET ring_at = now()
 WHERE id = ANY(%(ids)s::uuid[]) AND id BETWEEN %(low)s AND %(high)s AND ring_at IS NOT NULL
 """
@@ -50,12 +51,18 @@ def sweep() -> int:
     return rung
 
 
+def ring_soon(ids: Sequence[UUID]) -> None:
+    """The doorbell of these rows could not be rung: the next sweep shall."""
+    with connection.cursor() as cursor:
+        cursor.execute(_RING_SOON, {"ids": list(ids), "low": min(ids), "high": max(ids)})
+
+
 def _sweep_lane(lane: int) -> int:
     rung = 0
     for _ in range(MAX_BATCHES):
         rows = _stamp(lane)
         if rows and not ring_deliveries(rows):
-            _unstamp([row[0] for row in rows])
+            ring_soon([row[0] for row in rows])
             break
         rung += len(rows)
         if len(rows) < BATCH_SIZE:
@@ -67,11 +74,6 @@ def _stamp(lane: int) -> list[tuple[UUID, int, int]]:
     with connection.cursor() as cursor:
         cursor.execute(_STAMP, {"lane": lane, "limit": BATCH_SIZE, "again_s": RING_AGAIN_S})
         return list(cursor.fetchall())
-
-
-def _unstamp(ids: list[UUID]) -> None:
-    with connection.cursor() as cursor:
-        cursor.execute(_UNSTAMP, {"ids": ids, "low": min(ids), "high": max(ids)})
 
 
 def _has_pending_receipts() -> bool:

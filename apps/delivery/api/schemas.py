@@ -17,7 +17,10 @@ def _inline(node: Any, components: dict[str, Any]) -> Any:
     if isinstance(node, dict):
         if "$ref" in node:
             return _inline(components[node["$ref"]], components)
-        return {key: _inline(value, components) for key, value in node.items()}
+        inlined = {key: _inline(value, components) for key, value in node.items()}
+        if "pattern" in inlined:  # Python's end of text is \\Z; in JSON Schema's dialect (ECMA-262) it is $
+            inlined["pattern"] = str(inlined["pattern"]).replace("\\Z", "$")
+        return inlined
     if isinstance(node, (list, tuple)):
         return [_inline(value, components) for value in node]
     return node
