@@ -101,6 +101,8 @@ def _is_token(token: str) -> bool:
 
 def find_account_problems(text: str) -> tuple[dict[str, Any], list[str]]:
     """A service-account file's content as a mapping, and what is wrong with it (nothing, if it can be used)."""
+    if not text:
+        return {}, ["is missing; give the path of the console's file as service_account_file"]
     try:
         account = json.loads(text)
     except (ValueError, RecursionError):

@@ -272,7 +272,8 @@ class TestServiceAccount:
     @pytest.mark.parametrize(
         ("text", "words"),
         [
-            ("", "JSON object"),
+            ("", "missing"),
+            ("{", "JSON object"),
             ("[]", "JSON object"),
             (service_account(private_key="no key"), "RSA key"),
             (service_account(token_uri="http://oauth2.example.com/token"), "https"),

@@ -1,0 +1,183 @@
+"""Adapters against the sandbox, which shares no code with them: neither can repeat the other's misunderstanding."""
+
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from pytest_django.fixtures import Settings
+
+from apps.providers.errors import (
+    InvalidRecipient,
+    OutcomeUnknown,
+    ProviderError,
+    RateLimited,
+    TransientError,
+)
+from apps.providers.gateway import send_messages
+from apps.providers.messages import Message, ReceiptKind, Result, WebhookCall
+from apps.providers.receipts import ack_token, verify_and_parse
+from apps.providers.registry import get_provider
+from tests.providers.sandbox.client import SandboxClient
+from tests.providers.sandbox.conftest import SandboxProcess
+from tests.providers.sandbox.web import Web
+
+ALIASES = ("fcm", "twilio", "sendgrid")
+ADDRESSES = {"fcm": "device-{}", "twilio": "+1415555{:04}", "sendgrid": "person{}@example.com"}
+pytestmark = pytest.mark.usefixtures("no_tokens")
+
+
+@pytest.fixture(scope="module")
+def web() -> Iterator[Web]:
+    server = Web()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def process(tmp_path_factory: pytest.TempPathFactory, web: Web) -> Iterator[SandboxProcess]:
+    process = SandboxProcess(tmp_path_factory.mktemp("sandbox"), web.url).start()
+    yield process
+    process.stop()
+
+
+@pytest.fixture
+def sandbox(process: SandboxProcess, web: Web, settings: Settings) -> SandboxClient:
+    """The sandbox, empty and without faults, as the configured provider of every channel."""
+    process.client.control("POST", "reset")
+    for alias in ALIASES:
+        process.client.set_receipts(alias, delay_ms=5)
+    web.clear()
+    lines = (process.data_dir / "credentials.env").read_text().splitlines()
+    values = dict(line.split("=", 1) for line in lines)
+    options: dict[str, dict[str, Any]] = {
+        "fcm": {
+            "base_url": values["FCM_BASE_URL"],
+            "service_account_file": values["FCM_SERVICE_ACCOUNT_FILE"],
+            "ack_key": settings.PUSH_ACK_KEY,
+        },
+        "twilio": {
+            "base_url": values["TWILIO_BASE_URL"],
+            "account_sid": values["TWILIO_ACCOUNT_SID"],
+            "auth_token": values["TWILIO_AUTH_TOKEN"],
+            "sender": values["TWILIO_FROM"],
+        },
+        "sendgrid": {
+            "base_url": values["SENDGRID_BASE_URL"],
+            "api_key": values["SENDGRID_API_KEY"],
+            "from_email": values["SENDGRID_FROM_EMAIL"],
+            "webhook_public_key": values["SENDGRID_WEBHOOK_PUBLIC_KEY"],
+        },
+    }
+    settings.PROVIDER_CA_FILE = values["PROVIDER_CA_FILE"]
+    settings.PUBLIC_URL = web.url
+    settings.PROVIDERS = {
+        alias: {**entry, "options": options[alias]} for alias, entry in settings.PROVIDERS.items() if alias in options
+    }
+    return process.client
+
+
+def messages(alias: str, count: int, web: Web) -> list[Message]:
+    made = []
+    for number in range(count):
+        delivery_id = str(uuid4())
+        made.append(
+            Message(
+                delivery_id,
+                ADDRESSES[alias].format(number),
+                title="Title",
+                body="Grüße 😀",
+                is_high=True,
+                ttl_s=600,
+                ack=ack_token(delivery_id),
+                callback_url=f"{web.url}/v1/webhooks/{alias}?delivery_id={delivery_id}",
+            )
+        )
+    return made
+
+
+def kinds(results: list[Result]) -> Counter[type[ProviderError] | None]:
+    return Counter(None if result.error is None else type(result.error) for result in results)
+
+
+@pytest.mark.parametrize("alias", ALIASES)
+def test_what_is_accepted_comes_back_as_delivered(alias: str, sandbox: SandboxClient, web: Web):
+    sent = messages(alias, 25, web)
+    assert kinds(send_messages(get_provider(alias), sent)) == {None: 25}
+    delivered: set[str | None] = set()
+    calls = 0
+    while delivered != {message.delivery_id for message in sent}:
+        calls += 1
+        call = web.wait_for(calls)[calls - 1]
+        webhook = WebhookCall(web.url + call.path, call.headers, call.body)
+        for receipt in verify_and_parse(alias, webhook, datetime.now(UTC)):
+            if receipt.kind is ReceiptKind.DELIVERED:
+                delivered.add(receipt.delivery_id)
+    assert len(sandbox.ledger()) == 25
+
+
+@pytest.mark.parametrize("alias", ALIASES)
+def test_a_dropped_answer_is_unknown_and_was_taken_once(alias: str, sandbox: SandboxClient, web: Web):
+    sent = messages(alias, 10, web)
+    send_messages(get_provider(alias), messages(alias, 1, web))  # a connection to reuse
+    sandbox.set_faults(alias, {"mode": "drop"})
+    assert kinds(send_messages(get_provider(alias), sent)) == {OutcomeUnknown: 10}
+    taken = Counter(entry["delivery_id"] for entry in sandbox.ledger())
+    assert max(taken.values()) == 1
+
+
+@pytest.mark.parametrize("alias", ALIASES)
+def test_throttling_names_its_time(alias: str, sandbox: SandboxClient, web: Web):
+    sandbox.set_faults(alias, {"mode": "throttle", "retry_after_s": 9})
+    results = send_messages(get_provider(alias), messages(alias, 3, web))
+    assert kinds(results) == {RateLimited: 3}
+    assert {result.error.retry_after_s for result in results if isinstance(result.error, RateLimited)} == {9}
+
+
+@pytest.mark.parametrize("alias", ALIASES)
+def test_a_servers_failure_may_pass(alias: str, sandbox: SandboxClient, web: Web):
+    sandbox.set_faults(alias, {"mode": "error", "status": 503, "times": 1})
+    sent = messages(alias, 1, web)
+    assert kinds(send_messages(get_provider(alias), sent)) == {TransientError: 1}
+    assert kinds(send_messages(get_provider(alias), sent)) == {None: 1}
+
+
+def test_an_unregistered_device_is_dead(sandbox: SandboxClient, web: Web):
+    rule = {"mode": "error", "status": 404, "code": "UNREGISTERED", "match": {"address": "device-1"}}
+    sandbox.set_faults("fcm", rule)
+    results = send_messages(get_provider("fcm"), messages("fcm", 3, web))
+    assert [isinstance(result.error, InvalidRecipient) for result in results] == [False, True, False]
+
+
+def test_twilios_test_numbers_fail_as_documented(sandbox: SandboxClient, web: Web):
+    [first, second] = messages("twilio", 2, web)
+    sent = [
+        Message(first.delivery_id, "+15005550001", body="x"),
+        Message(second.delivery_id, "+15005550009", body="x"),
+    ]
+    results = send_messages(get_provider("twilio"), sent)
+    assert [result.error.code for result in results if result.error] == ["21211", "21614"]
+    assert kinds(results) == {InvalidRecipient: 2}
+
+
+def test_one_bad_address_does_not_cost_the_others(sandbox: SandboxClient, web: Web):
+    address = "person7@example.com"
+    sandbox.set_faults("sendgrid", {"mode": "error", "status": 400, "match": {"address": address}})
+    results = send_messages(get_provider("sendgrid"), messages("sendgrid", 30, web))
+    assert [number for number, result in enumerate(results) if result.error is not None] == [7]
+    assert len(sandbox.ledger()) == 29
+
+
+def test_a_refused_token_is_renewed_within_the_call(sandbox: SandboxClient, web: Web):
+    sandbox.set_faults("fcm", {"mode": "error", "status": 401, "times": 2})
+    assert kinds(send_messages(get_provider("fcm"), messages("fcm", 5, web))) == {None: 5}
+
+
+def test_a_slow_provider_costs_its_own_messages_only(sandbox: SandboxClient, web: Web, settings: Settings):
+    settings.PROVIDER_TIMEOUT_S = 0.5
+    rule = {"mode": "delay", "latency_ms": 3_000, "match": {"address": "device-4"}}
+    sandbox.set_faults("fcm", rule)
+    results = send_messages(get_provider("fcm"), messages("fcm", 12, web))
+    assert [isinstance(result.error, OutcomeUnknown) for result in results] == [number == 4 for number in range(12)]
