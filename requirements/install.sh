@@ -18,9 +18,12 @@ is_new_enough() {
 }
 
 find_python() {
+    if [ -n "${PYTHON:-}" ] && ! "$PYTHON" -c '' >/dev/null 2>&1; then
+        fail "PYTHON=$PYTHON cannot be run"
+    fi
     too_old=
     without_venv=
-    for candidate in ${PYTHON:-} python3 python3.14 python3.13 python3.12 python3.11; do
+    for candidate in ${PYTHON:+"$PYTHON"} python3 python3.14 python3.13 python3.12 python3.11; do
         command -v "$candidate" >/dev/null 2>&1 || continue
         if ! is_new_enough "$candidate"; then
             version=$("$candidate" -V 2>&1) || continue
@@ -64,6 +67,9 @@ if [ -e .venv ] && ! is_new_enough .venv/bin/python; then
     [ -f .venv/pyvenv.cfg ] || [ -z "$(ls -A .venv)" ] || fail ".venv is there but is no virtual environment: move it away"
     rm -rf .venv  # its interpreter is gone, or it was never finished
 fi
+if [ -f .venv/.folder ] && [ "$(cat .venv/.folder)" != "$PWD" ]; then
+    rm -rf .venv  # the checkout was moved; programs in .venv/bin name the old place
+fi
 if [ "$name" = local ] && is_installed dev && [ -x .venv/bin/python ]; then
     exit 0  # dev holds all of local
 fi
@@ -78,5 +84,6 @@ if [ ! -d .venv ]; then
     }
 fi
 rm -f .venv/.installed-*
+echo "$PWD" >.venv/.folder
 install_lock
 checksum "$lock" >".venv/.installed-$name"

@@ -96,18 +96,21 @@ class Stack:
 
     # --- up and down --------------------------------------------------------------------------------------------------
     def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.stop()
-            raise
+        self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()
 
     def start(self) -> None:
-        """Bring everything up and return when it takes requests. Raises ``LocalError``."""
+        """Bring everything up; return when it takes requests. ``LocalError`` if not, and then nothing is left."""
+        try:
+            self._bring_up()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _bring_up(self) -> None:
         self._make_directories()
         lock = RunLock(self.data_dir / LOCK_FILE)
         lock.acquire()
