@@ -24,10 +24,11 @@ from apps.providers.transport import thread_transport
 
 log = structlog.get_logger(__name__)
 
-# A batch of 1,000 is down to one message after ten halvings; the lease of a delivery is the limit that matters.
+# A batch of 1,000 is down to one message after ten halvings. All in all a call must end before the lease of its
+# deliveries does: time for rounds, for the last of them in the transport, and for a token.
 MAX_ROUNDS = 12
 MAX_RESENT_REQUESTS = 64
-ROUNDS_TIME_S = 10.0
+ROUNDS_TIME_S = 6.0
 
 
 class _Call:

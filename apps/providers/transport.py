@@ -35,7 +35,7 @@ class Limits:
 
     connect_s: float = 1.0
     total_s: float = 2.0
-    call_s: float = 10.0
+    call_s: float = 8.0
 
 
 class _Exchange:
@@ -73,9 +73,6 @@ class _Exchange:
         """Load ``request``; raises ``ValueError`` or ``pycurl.error`` for one that no server should see."""
         self.index, self.request = index, request
         self.sendings = self.size = 0
-        self.header_lines.clear()
-        self.chunks.clear()
-        self.trace.clear()
         lines = ["Expect:"]  # no round trip to ask whether a large body is welcome
         for name, value in request.headers:
             if not (value.isprintable() and name.isprintable()) or ":" in name:
@@ -90,8 +87,13 @@ class _Exchange:
         """Have libcurl say why, should it want to send again. Off until the request is out: it costs time."""
         self.easy.setopt(pycurl.VERBOSE, 1)
 
-    def unwatch(self) -> None:
+    def forget(self) -> None:
+        """Back to silence, without a trace of what was said."""
         self.easy.setopt(pycurl.VERBOSE, 0)
+        self.request = None
+        self.header_lines.clear()
+        self.chunks.clear()
+        self.trace.clear()
 
     def is_refused(self) -> bool:
         """Whether the server promised that it processed nothing: REFUSED_STREAM, or a GOAWAY that leaves the stream out
@@ -274,8 +276,7 @@ class Transport:
 
     def _release(self, exchange: _Exchange) -> None:
         self._multi.remove_handle(exchange.easy)
-        exchange.unwatch()
-        exchange.request = None
+        exchange.forget()
         self._idle.append(exchange)
 
 
