@@ -32,6 +32,8 @@ from notify_project.local.processes import (
 USER = "notify"
 DATABASE = "notify"
 START_TIMEOUT_S = 60.0
+_NOT_AS_ROOT = "PostgreSQL does not run as root here"
+_INSTEAD = "run as an ordinary user or set DATABASE_URL"
 
 _SERVER_OPTIONS = {
     "listen_addresses": LOOPBACK,
@@ -165,7 +167,10 @@ class Postgres:
             kill_session(process)
             password_file.unlink()
         if code != 0:
-            raise LocalError(f"initdb ended with exit code {code}: {last_line(self.log)} (log: {self.log})")
+            reason = last_line(self.log)
+            if reason.startswith("setpriv:"):
+                raise LocalError(f"{_NOT_AS_ROOT} ({reason}); {_INSTEAD}")
+            raise LocalError(f"initdb ended with exit code {code}: {reason} (log: {self.log})")
         draft.rename(self.data)
 
     def _spawn(self, argv: list[str], *, death_signal: signal.Signals) -> subprocess.Popen[bytes]:
@@ -190,20 +195,18 @@ def _nobody() -> pwd.struct_passwd:
     try:
         return pwd.getpwnam("nobody")
     except KeyError:
-        raise LocalError(
-            "PostgreSQL does not run as root here (no user nobody); run as an ordinary user or set DATABASE_URL"
-        ) from None
+        raise LocalError(f"{_NOT_AS_ROOT} (no user nobody); {_INSTEAD}") from None
 
 
 def _as_nobody(argv: list[str], *, death_signal: signal.Signals) -> list[str]:
     """``argv`` for root: run as ``nobody`` with CAP_DAC_OVERRIDE alone."""
     setpriv = shutil.which("setpriv")
     if setpriv is None:
-        raise LocalError(
-            "PostgreSQL does not run as root here (no setpriv); run as an ordinary user or set DATABASE_URL"
-        )
+        raise LocalError(f"{_NOT_AS_ROOT} (no setpriv); {_INSTEAD}")
     nobody = _nobody()
     options = [
+        # Else access(2), by which initdb looks for its server, judges by the user alone and leaves capabilities out.
+        "--securebits=+no_setuid_fixup",
         f"--reuid={nobody.pw_uid}",
         f"--regid={nobody.pw_gid}",
         "--clear-groups",
