@@ -15,10 +15,11 @@ class Message:
 
     ``address`` is a device token, an E.164 number or an e-mail address. ``ttl_s`` is how many seconds the
     message is still worth delivering (``None``: the provider's default). ``callback_url`` is where a
-    provider that takes a URL per message (Twilio) shall send receipts. ``platform`` is a device's (``android``, ``ios``,
-    ``web``), ``badge`` and ``sound`` are a push's, ``from_name`` is an e-mail's sender's name in place of the configured
-    one, ``unsubscribe_url`` is what an e-mail's ``List-Unsubscribe`` (RFC 8058) names. ``ack`` authenticates a device's
-    acknowledgement of a push (see ``apps.providers.receipts``)."""
+    provider that takes a URL per message (Twilio) shall send receipts. ``platform`` is a device's
+    (``android``, ``ios``, ``web``), ``badge`` and ``sound`` are a push's, ``from_name`` is an e-mail's
+    sender's name in place of the configured one, ``unsubscribe_url`` is what an e-mail's
+    ``List-Unsubscribe`` (RFC 8058) names. ``ack`` authenticates a device's acknowledgement of a push (see
+    ``apps.providers.receipts``)."""
 
     delivery_id: str
     address: str

@@ -51,7 +51,7 @@ def configure(settings: Settings, authority: tuple[Path, Path]) -> Callable[[str
             for alias, (number, adapter, options) in accounts.items()
         }
         settings.PROVIDER_CA_FILE = str(authority[0])
-        settings.PROVIDER_TIMEOUT_S = 1.0
+        settings.PROVIDER_TIMEOUT_S = 1.5
 
     return configure
 

@@ -117,6 +117,10 @@ class TestBuild:
             ttl_s=data.draw(st.none() | st.integers()),
             collapse_key=data.draw(st.none() | ANY_TEXT),
             callback_url=data.draw(st.none() | ANY_TEXT),
+            badge=data.draw(st.none() | st.integers()),
+            sound=data.draw(st.none() | ANY_TEXT),
+            from_name=data.draw(st.none() | ANY_TEXT),
+            unsubscribe_url=data.draw(st.none() | ANY_TEXT),
         )
         [request] = adapter_of(account).build([hostile], CONTEXT)
         assert request.messages == (hostile,)

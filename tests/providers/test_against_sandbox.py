@@ -92,6 +92,10 @@ def messages(alias: str, count: int, web: Web) -> list[Message]:
                 is_high=True,
                 ttl_s=600,
                 ack=ack_token(delivery_id),
+                badge=1,
+                sound="default",
+                from_name="Shop",
+                unsubscribe_url=f"https://notify.example.com/u/{delivery_id}",
                 callback_url=f"{web.url}/v1/webhooks/{alias}?delivery_id={delivery_id}",
             )
         )

@@ -127,6 +127,13 @@ class TestPayload:
         assert body["android"]["collapse_key"] == key
         assert len(body["apns"]["headers"]["apns-collapse-id"]) == 64
 
+    def test_badge_and_sound_reach_both_platforms(self, adapter: FcmAdapter):
+        body = sent(adapter, badge=3, sound="ding.caf")
+        assert body["apns"]["payload"] == {"aps": {"badge": 3, "sound": "ding.caf"}}
+        assert body["android"]["notification"] == {"notification_count": 3, "sound": "ding.caf"}
+        assert sent(adapter, badge=0)["apns"]["payload"] == {"aps": {"badge": 0}}
+        assert "payload" not in sent(adapter)["apns"]
+
     @pytest.mark.parametrize(("extra", "is_sent"), [(0, True), (1, False)])
     def test_the_payload_ends_at_4096_bytes(self, adapter: FcmAdapter, extra: int, is_sent: bool):
         empty = json.loads(build(adapter, body="").body)["message"]
@@ -144,6 +151,9 @@ class TestPayload:
     @pytest.mark.parametrize(
         "fields",
         [
+            {"badge": -1},
+            {"badge": 2**40},
+            {"sound": "a\n"},
             {"collapse_key": "a\r\nb: c"},
             {"data": {"a\nb": "c"}},
             {"data": {"": "c"}},

@@ -69,7 +69,9 @@ class TestRequest:
         requests = adapter.build(mails(1_001), CONTEXT)
         assert [len(request.messages) for request in requests] == [1_000, 1]
 
-    @pytest.mark.parametrize("change", [{"title": "Other"}, {"body": "Other"}, {"html": "<p>Body</p>"}])
+    @pytest.mark.parametrize(
+        "change", [{"title": "Other"}, {"body": "Other"}, {"html": "<p>Body</p>"}, {"from_name": "Other"}]
+    )
     def test_other_words_go_into_another_request(self, adapter: SendGridAdapter, change: dict[str, str]):
         first, second = mails(2)
         assert len(adapter.build([first, replace(second, **change)], CONTEXT)) == 2  # type: ignore[arg-type]
@@ -84,6 +86,15 @@ class TestRequest:
             ["a@example.com"],
         ]
 
+    def test_a_senders_name_and_an_unsubscribe_link_are_the_messages_own(self, adapter: SendGridAdapter):
+        url = "https://notify.example.com/u/1?a=b"
+        body = json.loads(build_one(adapter, from_name="Shop", unsubscribe_url=url).body)
+        assert body["from"] == {"email": "news@example.com", "name": "Shop"}
+        assert body["personalizations"][0]["headers"] == {
+            "List-Unsubscribe": f"<{url}>",
+            "List-Unsubscribe-Post": "List-Unsubscribe=One-Click",
+        }
+
     def test_plain_text_comes_before_html(self, adapter: SendGridAdapter):
         body = json.loads(build_one(adapter, html="<p>x</p>").body)
         assert [part["type"] for part in body["content"]] == ["text/plain", "text/html"]
@@ -92,7 +103,16 @@ class TestRequest:
 
     @pytest.mark.parametrize(
         "fields",
-        [{"title": ""}, {"title": " "}, {"title": "a\r\nBcc: x@example.com"}, {"body": ""}, {"body": "\udfff"}],
+        [
+            {"title": ""},
+            {"title": " "},
+            {"title": "a\r\nBcc: x@example.com"},
+            {"body": ""},
+            {"body": "\udfff"},
+            {"from_name": "a\nb"},
+            {"unsubscribe_url": "https://a.example.com/>\r\nx: y"},
+            {"unsubscribe_url": "javascript:x"},
+        ],
     )
     def test_what_cannot_be_an_email_is_refused_for_good(self, adapter: SendGridAdapter, fields: dict[str, str]):
         assert isinstance(build_one(adapter, **fields).rejected, PermanentError)

@@ -23,7 +23,7 @@ from tests.providers.wire import (
     issue_certificate,
 )
 
-LIMITS = Limits(connect_s=1.0, total_s=1.0, call_s=5.0)
+LIMITS = Limits(connect_s=1.5, total_s=1.5, call_s=5.0)
 
 
 @pytest.fixture
@@ -167,7 +167,7 @@ class TestNeverLeft:
 
     def test_requests_past_the_calls_time(self, start_server: StartServer, authority: tuple[Path, Path]):
         server = start_server(lambda _: Hang())
-        transport = Transport(limits=Limits(total_s=0.3, call_s=0.1), ca_file=ca_bundle(str(authority[0])))
+        transport = Transport(limits=Limits(total_s=1.0, call_s=0.1), ca_file=ca_bundle(str(authority[0])))
         outcomes = transport.send_all([request_to(server.url)] * 20)
         transport.close()
         assert [outcome.has_left for outcome in outcomes if isinstance(outcome, TransportFailure)].count(False) == 4

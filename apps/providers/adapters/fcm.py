@@ -48,6 +48,7 @@ APNS_COLLAPSE_ID_BYTES = (
 )
 # Without a Retry-After: https://firebase.google.com/docs/cloud-messaging/scale-fcm
 QUOTA_PAUSE_S = 60.0
+MAX_BADGE = 2**31 - 1
 ADDRESS_FIELDS = ("token", "fid")
 DELIVERY_ID_KEY = "notify_delivery_id"
 ACK_KEY = "notify_ack"
@@ -119,8 +120,10 @@ class FcmAdapter:
                 return UnsupportedFeature(self.alias, "reserved_data_key", "FCM keeps this data key to itself")
         if not (answers.is_sendable_text(message.title) and answers.is_sendable_text(message.body)):
             return PermanentError(self.alias, "malformed_text", "the text is not valid Unicode")
-        if message.collapse_key is not None and not answers.is_clean(message.collapse_key):
-            return PermanentError(self.alias, "malformed_collapse_key", "a collapse key is printable ASCII")
+        if not answers.is_clean(message.collapse_key or "") or not answers.is_clean(message.sound or ""):
+            return PermanentError(self.alias, "malformed_option", "collapse key and sound are printable ASCII")
+        if message.badge is not None and not 0 <= message.badge <= MAX_BADGE:
+            return PermanentError(self.alias, "malformed_option", f"a badge is a number from 0 to {MAX_BADGE}")
         return None
 
     def parse(self, request: ProviderRequest, response: ProviderResponse | TransportFailure) -> list[Result]:
@@ -201,7 +204,7 @@ class FcmAdapter:
 
 
 def _platform_options(message: Message, now: datetime) -> dict[str, Any]:
-    """Priority, life and collapsing in each platform's own words."""
+    """Priority, life, collapsing, badge and sound in each platform's own words."""
     android: dict[str, Any] = {"priority": "HIGH" if message.is_high else "NORMAL"}
     apns = {"apns-priority": "10" if message.is_high else "5"}
     webpush = {"Urgency": "high" if message.is_high else "normal"}
@@ -213,7 +216,13 @@ def _platform_options(message: Message, now: datetime) -> dict[str, Any]:
     if message.collapse_key:
         android["collapse_key"] = message.collapse_key
         apns["apns-collapse-id"] = _short_key(message.collapse_key)
-    return {"android": android, "apns": {"headers": apns}, "webpush": {"headers": webpush}}
+    options: dict[str, Any] = {"android": android, "apns": {"headers": apns}, "webpush": {"headers": webpush}}
+    if message.badge is not None or message.sound:
+        aps: dict[str, Any] = {"badge": message.badge, "sound": message.sound}
+        android_words = {"notification_count": message.badge, "sound": message.sound}
+        options["apns"]["payload"] = {"aps": {name: value for name, value in aps.items() if value is not None}}
+        android["notification"] = {name: value for name, value in android_words.items() if value is not None}
+    return options
 
 
 def _short_key(key: str) -> str:

@@ -51,6 +51,7 @@ SIGNATURE_TOLERANCE_S = 300  # ours: SendGrid names none
 MAX_EVENTS = 10_000
 _EMAIL = re.compile(r"[^\s@<>()\[\],;:\"\\]{1,64}@[^\s@<>()\[\],;:\"\\]{1,255}")
 _PERSONALIZATION = re.compile(r"personalizations\.(\d{1,4})(?:\.|$)")
+_LINK = re.compile(r"https?://[!-;=?-~]{1,2000}")  # printable ASCII but < and >, which enclose it
 _ENHANCED_STATUS = re.compile(r"[245]\.\d{1,3}\.\d{1,3}")  # RFC 3463
 
 # https://www.twilio.com/docs/sendgrid/for-developers/tracking-events/event. What is not here (processed, deferred,
@@ -105,13 +106,13 @@ class SendGridAdapter:
 
     def build(self, messages: Sequence[Message], context: BuildContext) -> list[ProviderRequest]:
         requests = []
-        by_content: dict[tuple[str, str, str | None], list[Message]] = defaultdict(list)
+        by_content: dict[tuple[str | None, ...], list[Message]] = defaultdict(list)
         for message in messages:
             problem = self._find_problem(message)
             if problem is not None:
                 requests.append(answers.reject(self.alias, message, problem))
             else:
-                by_content[message.title, message.body, message.html].append(message)
+                by_content[message.title, message.body, message.html, message.from_name].append(message)
         for same in by_content.values():
             requests.extend(self._request(batch) for batch in _batches(same))
         return requests
@@ -119,11 +120,15 @@ class SendGridAdapter:
     def _find_problem(self, message: Message) -> ProviderError | None:
         if not _EMAIL.fullmatch(message.address) or not message.address.isprintable():
             return InvalidRecipient(self.alias, "not_an_address", "not an e-mail address")
-        texts = (message.title, message.body, message.html or "")
+        texts = (message.title, message.body, message.html or "", message.from_name or "")
         if not all(answers.is_sendable_text(text) for text in texts):
             return PermanentError(self.alias, "malformed_text", "the text is not valid Unicode")
         if not message.title.strip() or "\r" in message.title or "\n" in message.title:
             return PermanentError(self.alias, "malformed_subject", "a subject is one line with something in it")
+        if "\r" in texts[-1] or "\n" in texts[-1]:
+            return PermanentError(self.alias, "malformed_sender", "a sender's name is one line")
+        if message.unsubscribe_url is not None and not _LINK.fullmatch(message.unsubscribe_url):
+            return PermanentError(self.alias, "malformed_unsubscribe", "the unsubscribe link is no URL")
         if not message.body and not message.html:
             return PermanentError(self.alias, "no_text", "an e-mail needs a body")
         if sum(len(text.encode()) for text in texts) > MAX_REQUEST_BYTES // 4:
@@ -136,11 +141,8 @@ class SendGridAdapter:
         if first.html:
             content.append({"type": "text/html", "value": first.html})  # the plain text must come first
         body = {
-            "personalizations": [
-                {"to": [{"email": message.address}], "custom_args": {"delivery_id": message.delivery_id}}
-                for message in messages
-            ],
-            "from": self._sender,
+            "personalizations": [_personalize(message) for message in messages],
+            "from": {**self._sender, "name": first.from_name} if first.from_name else self._sender,
             "subject": first.title,
             "content": content,
         }
@@ -222,6 +224,16 @@ class SendGridAdapter:
         if not all(isinstance(event, dict) and isinstance(event.get("event"), str) for event in events):
             raise MalformedReceipt("expected every event to be an object with an event name")
         return [_read_event(event, now) for event in events if event["event"] in _RECEIPT_KINDS]
+
+
+def _personalize(message: Message) -> dict[str, Any]:
+    own: dict[str, Any] = {"to": [{"email": message.address}], "custom_args": {"delivery_id": message.delivery_id}}
+    if message.unsubscribe_url:
+        own["headers"] = {
+            "List-Unsubscribe": f"<{message.unsubscribe_url}>",
+            "List-Unsubscribe-Post": "List-Unsubscribe=One-Click",  # RFC 8058, 3.1
+        }
+    return own
 
 
 def _batches(messages: Sequence[Message]) -> Iterator[list[Message]]:
