@@ -11,6 +11,7 @@ import idna
 import phonenumbers
 
 from apps.channels import Channel
+from apps.preferences.ordinary_addresses import shorten_email, shorten_phone
 
 EMAIL: Final = "email"
 PHONE: Final = "phone"
@@ -36,6 +37,10 @@ def normalise_email(value: str) -> str:
 
     Accepts the dot-atom form of RFC 5321/6531 with a domain of at least two labels; quoted local parts and
     address literals, which no provider of ours takes, are refused. Raises ``InvalidAddress``."""
+    return shorten_email(value) or _normalise_any_email(value)
+
+
+def _normalise_any_email(value: str) -> str:
     text = unicodedata.normalize("NFC", value.strip())
     if MASK in text:
         raise InvalidAddress("This is a masked value as shown by GET. Send the full e-mail address.")
@@ -66,6 +71,10 @@ def normalise_phone(value: str) -> str:
     """``value`` as E.164. It must start with ``+`` and the country code; spaces, dots, hyphens and parentheses
     are dropped. The number must be *possible*, not known to be assigned: numbering plans change faster than
     any library, and test ranges are unassigned on purpose. Raises ``InvalidAddress``."""
+    return shorten_phone(value) or _normalise_any_phone(value)
+
+
+def _normalise_any_phone(value: str) -> str:
     text = value.strip()
     if MASK in text:
         raise InvalidAddress("This is a masked value as shown by GET. Send the full phone number.")
