@@ -41,7 +41,7 @@ class Screen:
                 self._write(f"{label:<{width}}  {value}")
         for title, command in commands(stack).items():
             self._write(f"\n{title}:\n{command}")  # unwrapped: it is there to be copied
-        self._write("\nCtrl-C stops everything.")
+        self._write("\n`make demo` in another terminal sends 300 more and follows them. Ctrl-C stops everything.")
 
     def _write(self, line: str) -> None:
         try:

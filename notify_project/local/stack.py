@@ -136,6 +136,7 @@ class Stack:
         if self._lock is None:
             return
         self._lock.announce_stop()
+        self.options.say("Stopping")
         stages = [
             ([roles.WEB], WEB_GRACE_S),
             ([*roles.WORKER_ROLES, roles.BEAT, roles.FLOWER], WORKER_GRACE_S),
