@@ -98,6 +98,11 @@ class Recipient(models.Model):
         indexes: ClassVar = [
             models.Index(fields=["email_bi"], name="recipient_email_bi", condition=Q(email_bi__isnull=False)),
             models.Index(fields=["phone_bi"], name="recipient_phone_bi", condition=Q(phone_bi__isnull=False)),
+            models.Index(fields=["erased_at"], name="recipient_erased_at", condition=Q(erased_at__isnull=False)),
+        ]
+        permissions: ClassVar = [
+            ("reveal_recipient", "Can see contact points and tokens in clear"),
+            ("import_recipient", "Can import recipients from a file"),
         ]
 
     def __str__(self) -> str:
@@ -155,6 +160,11 @@ class Device(models.Model):
             models.CheckConstraint(name="device_platform", condition=Q(platform__in=Platform.values)),
             models.CheckConstraint(name="device_token_bi_length", condition=Q(token_bi__octets=32)),
         ]
+        indexes: ClassVar = [
+            models.Index(
+                fields=["deactivated_at"], name="device_deactivated_at", condition=Q(deactivated_at__isnull=False)
+            ),
+        ]
 
     def __str__(self) -> str:
         return f"{self.platform} device {self.pk}"
@@ -162,7 +172,8 @@ class Device(models.Model):
 
 class Suppression(models.Model):
     """An address we must not use, whoever has it, transactional mail included. Lifted only by an explicit act.
-    ``evidence`` is the provider's code or a note, without personal data."""
+    ``evidence`` is the provider's code or a note, without personal data. ``added_by`` and ``lifted_by`` name the
+    client or admin who did it by hand; both are blank where the platform did."""
 
     id = models.BigAutoField(primary_key=True)
     channel = models.PositiveSmallIntegerField(choices=CHANNEL_CHOICES)
@@ -170,8 +181,11 @@ class Suppression(models.Model):
     source = models.CharField(max_length=64)
     reason = models.CharField(max_length=64)
     evidence = models.CharField(max_length=512, blank=True, default="", db_default="")
+    added_by = models.CharField(max_length=200, blank=True, default="", db_default="")
     created_at = models.DateTimeField(db_default=Now())
     lifted_at = models.DateTimeField(null=True, blank=True)
+    lifted_by = models.CharField(max_length=200, blank=True, default="", db_default="")
+    lift_reason = models.CharField(max_length=512, blank=True, default="", db_default="")
 
     class Meta:
         constraints: ClassVar = [
@@ -180,6 +194,10 @@ class Suppression(models.Model):
             ),
             models.CheckConstraint(name="suppression_channel", condition=Q(channel__in=list(Channel))),
             models.CheckConstraint(name="suppression_bi_length", condition=Q(address_bi__octets=32)),
+        ]
+        indexes: ClassVar = [
+            models.Index(fields=["address_bi"], name="suppression_address_bi"),
+            models.Index(fields=["lifted_at"], name="suppression_lifted_at", condition=Q(lifted_at__isnull=False)),
         ]
 
     def __str__(self) -> str:
