@@ -8,6 +8,7 @@ class Scope(TextChoices):
     NOTIFICATIONS_READ = "notifications:read", "Read its own notifications"
     PREFERENCES_WRITE = "preferences:write", "Write recipients, preferences and devices"
     PREFERENCES_READ = "preferences:read", "Read recipients, preferences and devices"
+    PREFERENCES_EXPORT = "preferences:export", "Read all that is held about a person, in clear"
     BROADCASTS_WRITE = "broadcasts:write", "Create and steer broadcasts"
     BROADCASTS_READ = "broadcasts:read", "Read broadcasts and their progress"
     DEAD_LETTERS_WRITE = "dead-letters:write", "Replay dead letters"
