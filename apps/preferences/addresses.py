@@ -116,7 +116,11 @@ def lookup_key(kind: str, value: str) -> str:
     normaliser = _NORMALISERS.get(kind)
     if normaliser is None:
         raise ValueError(f"Unknown kind of address {kind!r}; use one of {', '.join(_NORMALISERS)}.")
-    normalised = normaliser(value)
+    return key_of_normalised(kind, normaliser(value))
+
+
+def key_of_normalised(kind: str, normalised: str) -> str:
+    """``lookup_key`` of an address that is normalised already."""
     return unicodedata.normalize("NFC", normalised.lower()) if kind == EMAIL else normalised
 
 

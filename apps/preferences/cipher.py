@@ -10,7 +10,6 @@ passes 2**-32. Give PII_KEYS a new active key in time; old keys stay readable.
 
 import base64
 import binascii
-import hashlib
 import hmac
 import os
 from functools import lru_cache
@@ -41,12 +40,17 @@ class CipherError(Exception):
 class Keyring:
     """The keys of ``PII_KEYS``: one encrypts, all decrypt."""
 
-    __slots__ = ("_active", "_header", "_keys")
+    __slots__ = ("_active", "_header", "_keys", "active")
 
     def __init__(self, keys: dict[int, bytes], active: int) -> None:
+        self.active = active
         self._keys = {key_id: AESGCM(key) for key_id, key in keys.items()}
         self._active = self._keys[active]
         self._header = bytes((VERSION, active))
+
+    @property
+    def ids(self) -> list[int]:
+        return sorted(self._keys)
 
     def encrypt(self, plaintext: bytes, aad: str) -> bytes:
         nonce = os.urandom(NONCE_BYTES)
@@ -126,8 +130,31 @@ def decrypt(blob: bytes, aad: str) -> bytes:
 def blind_index(kind: str, value: str) -> bytes:
     """32 bytes: HMAC-SHA-256 over ``kind`` (``email``, ``phone``, ``token``) and the normalised address.
     Equal for equal addresses (see ``addresses.lookup_key``), different across kinds. Raises ``InvalidAddress``."""
-    message = f"{kind}\0{addresses.lookup_key(kind, value)}"
-    return hmac.digest(_blind_index_key(), message.encode(), hashlib.sha256)
+    return _digest(kind, addresses.lookup_key(kind, value))
+
+
+def blind_index_of_normalised(kind: str, address: str) -> bytes:
+    """``blind_index`` of an address that ``addresses`` has normalised already: no check, no error, less work."""
+    return _digest(kind, addresses.key_of_normalised(kind, address))
+
+
+def _digest(kind: str, key: str) -> bytes:
+    return hmac.digest(_blind_index_key(), f"{kind}\0{key}".encode(), "sha256")
+
+
+def key_id_of(blob: bytes) -> int:
+    """The id of the key ``blob`` was encrypted with."""
+    return blob[1]
+
+
+def active_key_id() -> int:
+    """The id of the key that encrypts."""
+    return _keyring().active
+
+
+def known_key_ids() -> list[int]:
+    """The ids of all keys of ``PII_KEYS``, in order."""
+    return _keyring().ids
 
 
 def recipient_aad(column: str, user_id: str) -> str:

@@ -3,11 +3,15 @@
 First the addresses concerned (advisory, by blind index), then recipients by id, then what belongs to them. The
 address lock makes "who has this address" and "is this address suppressed" one question: without it a recipient
 could take over an address while it is being suppressed and keep a version that does not know of it.
+
+A bulk write concerns more addresses than PostgreSQL has room for locks. It passes through the gates instead: every
+address belongs to one of 64, a bulk write holds all of them together with other bulk writes, and whoever suppresses
+or lifts holds the address's gate alone, before the address itself.
 """
 
 from collections.abc import Collection
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from django.db import connection, transaction
 from django.db.models import QuerySet
@@ -15,6 +19,10 @@ from django.db.models.functions import Now
 
 from apps.preferences import cache
 from apps.preferences.models import Recipient, next_version
+
+
+GATES: Final = 64
+_GATE_SPACE: Final = 1  # the two-number locks are a space of their own; the addresses' are the one-number locks
 
 
 class UnknownRecipient(LookupError):
@@ -27,6 +35,21 @@ def lock_addresses(*blind_indexes: bytes | None) -> None:
     if keys:
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_advisory_xact_lock(key) FROM unnest(%s::bigint[]) AS key", [keys])
+
+
+def close_gate(blind_index: bytes) -> None:
+    """Hold the gate of this address alone until the transaction ends. Comes before ``lock_addresses``."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s, %s)", [_GATE_SPACE, blind_index[0] % GATES])
+
+
+def enter_gates() -> None:
+    """Keep every gate from being closed until the transaction ends: for writes of many addresses at once."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT pg_advisory_xact_lock_shared(%s, gate) FROM generate_series(0, %s - 1) AS gate",
+            [_GATE_SPACE, GATES],
+        )
 
 
 def lock_recipients(recipients: QuerySet[Recipient]) -> list[Recipient]:

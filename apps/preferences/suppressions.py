@@ -7,12 +7,13 @@ from django.db.models import Q
 from django.utils import timezone
 
 from apps.channels import Channel
-from apps.preferences.locks import lock_addresses, lock_recipients, touch_recipients
+from apps.preferences.locks import close_gate, lock_addresses, lock_recipients, touch_recipients
 from apps.preferences.models import Recipient, Suppression
 from apps.preferences.selectors import CONTACT_COLUMNS
 
 WORD_MAX_LENGTH = 64
 EVIDENCE_MAX_LENGTH = 512
+ACTOR_MAX_LENGTH = 200
 
 
 def suppress_address(
@@ -44,9 +45,13 @@ def suppress_address(
 
 
 @transaction.atomic
-def suppress_blind_index(*, channel: Channel, address_bi: bytes, source: str, reason: str, evidence: str = "") -> bool:
+def suppress_blind_index(
+    *, channel: Channel, address_bi: bytes, source: str, reason: str, evidence: str = "", added_by: str = ""
+) -> bool:
     """Suppress the address of this blind index (``cipher.blind_index``); ``False`` if it already is.
-    The version of every recipient that has it goes up in the same transaction."""
+    The version of every recipient that has it goes up in the same transaction. ``added_by`` names who did it by
+    hand."""
+    close_gate(address_bi)
     lock_addresses(address_bi)
     _, is_new = Suppression.objects.get_or_create(
         channel=channel.value,
@@ -56,6 +61,7 @@ def suppress_blind_index(*, channel: Channel, address_bi: bytes, source: str, re
             "source": source[:WORD_MAX_LENGTH],
             "reason": reason[:WORD_MAX_LENGTH],
             "evidence": evidence[:EVIDENCE_MAX_LENGTH],
+            "added_by": added_by[:ACTOR_MAX_LENGTH],
         },
     )
     if is_new:
@@ -64,14 +70,19 @@ def suppress_blind_index(*, channel: Channel, address_bi: bytes, source: str, re
 
 
 @transaction.atomic
-def lift_suppression(*, suppression_id: int) -> bool:
-    """Allow the address again; ``False`` if it was allowed already or there is no such suppression."""
+def lift_suppression(*, suppression_id: int, reason: str = "", lifted_by: str = "") -> bool:
+    """Allow the address again; ``False`` if it was allowed already or there is no such suppression.
+    ``reason`` and ``lifted_by`` say why and who, for the ledger."""
     suppression = Suppression.objects.filter(pk=suppression_id).first()
     if suppression is None:
         return False
     address_bi = bytes(suppression.address_bi)
+    close_gate(address_bi)
     lock_addresses(address_bi)
-    if not Suppression.objects.filter(pk=suppression_id, lifted_at=None).update(lifted_at=timezone.now()):
+    is_lifted = Suppression.objects.filter(pk=suppression_id, lifted_at=None).update(
+        lifted_at=timezone.now(), lifted_by=lifted_by[:ACTOR_MAX_LENGTH], lift_reason=reason[:EVIDENCE_MAX_LENGTH]
+    )
+    if not is_lifted:
         return False
     _touch_holders(Channel(suppression.channel), address_bi)
     return True
