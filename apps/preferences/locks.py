@@ -20,7 +20,6 @@ from django.db.models.functions import Now
 from apps.preferences import cache
 from apps.preferences.models import Recipient, next_version
 
-
 GATES: Final = 64
 _GATE_SPACE: Final = 1  # the two-number locks are a space of their own; the addresses' are the one-number locks
 
