@@ -225,10 +225,12 @@ CELERY_TASK_DEFAULT_EXCHANGE = "notif"
 CELERY_TASK_DEFAULT_ROUTING_KEY = "notif.maintenance"
 CELERY_TASK_DEFAULT_EXCHANGE_TYPE = "direct"
 CELERY_TASK_CREATE_MISSING_QUEUES = False
+# Beat keeps one channel, and only a publish that may be retried opens it again after the broker went away.
+_FROM_BEAT = {"queue": "notif.maintenance", "retry": True, "retry_policy": {"max_retries": 1, "interval_start": 0}}
 CELERY_BEAT_SCHEDULE = {
     # A sweep that has not begun by the time the next ones are due is dropped: they do its work.
-    "sweep": {"task": "notify.sweep", "schedule": 1.0, "options": {"queue": "notif.maintenance", "expires": 5.0}},
-    "maintain": {"task": "notify.maintain", "schedule": 3600.0, "options": {"queue": "notif.maintenance"}},
+    "sweep": {"task": "notify.sweep", "schedule": 1.0, "options": {**_FROM_BEAT, "expires": 5.0}},
+    "maintain": {"task": "notify.maintain", "schedule": 3600.0, "options": _FROM_BEAT},
 }
 CELERY_TASK_SERIALIZER = "json"
 CELERY_ACCEPT_CONTENT = ["json"]
