@@ -215,7 +215,7 @@ SPECTACULAR_SETTINGS = {
     "REDOC_DIST": "SIDECAR",
 }
 
-# --- Celery: every value has its reason in docs/decisions/0002-celery-settings.md --------------------------------------
+# --- Celery: every value has its reason in docs/decisions/0002-celery-settings.md -------------------------------------
 BROKER_URL: str = env.str("BROKER_URL")
 BROKER_IS_AMQP: bool = BROKER_URL.startswith("amqp")
 CELERY_BROKER_URL = BROKER_URL

@@ -1,4 +1,4 @@
-"""Settings of the test suite: the real ones, over throw-away secrets. The stores' URLs come from ``tests/services.py``."""
+"""Settings of the test suite: the real ones, over throw-away secrets. The URLs come from ``tests/services.py``."""
 
 import os
 
