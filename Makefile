@@ -3,7 +3,7 @@
 
 BIN := .venv/bin
 TEST_PROCESSES ?= logical
-TEST_ENV := DJANGO_SETTINGS_MODULE=notify_project.settings.test
+TEST_ENV := DJANGO_SETTINGS_MODULE=notify_project.settings.test LOG_LEVEL=ERROR
 export PYTHON
 
 .PHONY: help run demo test check fmt lock clean
