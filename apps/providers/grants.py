@@ -9,7 +9,9 @@ from typing import Any, Protocol
 from urllib.parse import urlencode
 
 import jwt
+from cryptography.hazmat.primitives.asymmetric import ec
 
+from apps.providers import es256
 from apps.providers.messages import ProviderRequest, ProviderResponse
 
 # Whatever the endpoint that is asked: Google's own libraries put this constant there.
@@ -18,14 +20,21 @@ FIREBASE_SCOPE = "https://www.googleapis.com/auth/firebase.messaging"
 JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"  # RFC 7523, 2.1
 ASSERTION_LIFETIME_S = 3_600  # https://developers.google.com/identity/protocols/oauth2/service-account: at most an hour
 DEFAULT_TOKEN_LIFETIME_S = 3_600
+# Apple takes a token whose ``iat`` is at most an hour old, and wants no new one within 20 minutes of the last:
+# https://developer.apple.com/documentation/usernotifications/establishing-a-token-based-connection-to-apns
+APNS_PERIOD_S = 2_700
+APNS_OVERLAP_S = 300  # how long the last period's token still serves while another process makes the next
+APNS_BACKDATED_S = 60  # our clock may be ahead of Apple's; no token is older than 51 minutes all the same
 
 
 @dataclass(frozen=True, slots=True)
 class AccessToken:
-    """A bearer token and for how many seconds it is good from when it was asked for."""
+    """A bearer token and for how many seconds it is good from when it was asked for. It is renewed ``renew_after_s``
+    seconds from then; ``None`` leaves that to whoever keeps it."""
 
     value: str
     lifetime_s: float
+    renew_after_s: float | None = None
 
 
 class GrantError(Exception):
@@ -93,6 +102,30 @@ class ServiceAccountGrant:
             return AccessToken(token, float(lifetime))
         is_word = isinstance(code, str) and code.isidentifier() and len(code) <= 40  # RFC 6749, 5.2
         raise GrantError(str(code) if is_word else str(response.status))
+
+
+class ApnsGrant:
+    """Apple's provider token: signed here, for a team, with a key of its developer account.
+
+    ``iat`` is the start of a period of the clock and the signature is deterministic, so all processes show the same
+    token for 45 minutes, with the cache or without it, and renewing it again and again changes nothing."""
+
+    def __init__(self, key: ec.EllipticCurvePrivateKey, *, key_id: str, team_id: str) -> None:
+        self._key = key
+        self._key_id = key_id
+        self._team_id = team_id
+        identity = f"{key_id}\n{team_id}\n".encode() + es256.public_point(key)
+        self.fingerprint = hashlib.sha256(identity).hexdigest()
+
+    def build(self, now: datetime) -> AccessToken:
+        now_s = now.timestamp()
+        began = int(now_s) // APNS_PERIOD_S * APNS_PERIOD_S
+        claims = {"iss": self._team_id, "iat": began - APNS_BACKDATED_S}
+        left_s = began + APNS_PERIOD_S - now_s
+        return AccessToken(es256.sign(self._key, claims, key_id=self._key_id), left_s + APNS_OVERLAP_S, left_s)
+
+    def parse(self, response: ProviderResponse) -> AccessToken:
+        raise GrantError("not_asked")  # there is no endpoint
 
 
 def _is_token(token: str) -> bool:

@@ -50,14 +50,16 @@ def resolve_options(alias: str, options: Mapping[str, Any]) -> dict[str, Any]:
     resolved: dict[str, Any] = {}
     for name, value in options.items():
         if not name.endswith(FILE_SUFFIX):
-            resolved[name] = value
+            if value or name not in resolved:  # a file of the same name may have filled it
+                resolved[name] = value
             continue
         try:
             text = Path(value).read_text() if value else ""
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or "not text"
             raise ConfigurationError(alias, [f"{name} cannot be read ({reason}); give the path of a file"]) from None
-        resolved.setdefault(name.removesuffix(FILE_SUFFIX), text)
+        option = name.removesuffix(FILE_SUFFIX)
+        resolved[option] = resolved.get(option) or text
     return resolved
 
 

@@ -22,9 +22,8 @@ from django.conf import settings
 from django_redis import get_redis_connection
 from redis.exceptions import RedisError
 
-from apps.providers.authorities import ca_bundle
+from apps.providers import control_plane
 from apps.providers.grants import AccessToken, Grant, GrantError
-from apps.providers.messages import ProviderRequest, ProviderResponse
 
 log = structlog.get_logger(__name__)
 
@@ -32,7 +31,6 @@ RENEW_BEFORE_S = 300.0  # or a quarter of a shorter life
 LOCK_TTL_MS = 10_000
 WAIT_FOR_OTHER_S = 3.0
 WAIT_STEP_S = 0.05
-MAX_ANSWER_BYTES = 65_536
 NONCE_BYTES = 12
 # Let go of the lock only if it is still ours: it may have run out and be somebody else's.
 RELEASE_LOCK = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0"
@@ -159,7 +157,7 @@ def _wait_for_other(alias: str, grant: Grant, now_s: float) -> _Held | None:
 def _fetch(alias: str, grant: Grant, now: datetime) -> _Held:
     try:
         asked = grant.build(now)
-        token = asked if isinstance(asked, AccessToken) else grant.parse(_post(asked))
+        token = asked if isinstance(asked, AccessToken) else grant.parse(control_plane.call(asked))
     except GrantError as error:
         log.error("token_refused", provider=alias, code=error.code)
         raise TokenUnavailableError(f"oauth_{error.code}") from None
@@ -167,35 +165,11 @@ def _fetch(alias: str, grant: Grant, now: datetime) -> _Held:
         log.error("token_endpoint_unreachable", provider=alias, error=type(error).__name__)
         raise TokenUnavailableError("oauth_unreachable") from None
     log.info("token_renewed", provider=alias, lifetime_s=token.lifetime_s)
-    margin_s = min(RENEW_BEFORE_S, token.lifetime_s / 4)
-    expires_at = now.timestamp() + token.lifetime_s
-    return _Held(token.value, expires_at - margin_s, expires_at)
-
-
-def _post(request: ProviderRequest) -> ProviderResponse:
-    with requests.Session() as session:
-        session.trust_env = False  # neither a proxy nor a .netrc of the environment
-        answer = session.post(
-            request.url,
-            data=request.body,
-            headers=dict(request.headers),
-            timeout=(settings.PROVIDER_CONNECT_TIMEOUT_S, settings.PROVIDER_TIMEOUT_S),
-            verify=ca_bundle(settings.PROVIDER_CA_FILE),
-            allow_redirects=False,
-            stream=True,
-        )
-        return ProviderResponse(status=answer.status_code, headers={}, body=_read_body(answer))
-
-
-def _read_body(answer: requests.Response) -> bytes:
-    # The time-out of requests is per read; a server that drips must not hold a worker.
-    deadline = time.monotonic() + settings.PROVIDER_TIMEOUT_S
-    body = bytearray()
-    for chunk in answer.iter_content(4_096):
-        body += chunk
-        if len(body) > MAX_ANSWER_BYTES or time.monotonic() > deadline:
-            raise requests.ConnectionError("the answer is too large or too slow")
-    return bytes(body)
+    now_s = now.timestamp()
+    renew_after_s = token.renew_after_s
+    if renew_after_s is None:
+        renew_after_s = token.lifetime_s - min(RENEW_BEFORE_S, token.lifetime_s / 4)
+    return _Held(token.value, now_s + renew_after_s, now_s + token.lifetime_s)
 
 
 def _redis() -> Any:

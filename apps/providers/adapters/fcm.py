@@ -4,7 +4,6 @@ https://firebase.google.com/docs/reference/fcm/rest/v1/projects.messages
 https://firebase.google.com/docs/reference/fcm/rest/v1/ErrorCode
 """
 
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -13,13 +12,11 @@ from typing import Any, ClassVar
 import orjson
 
 from apps.channels import Channel
-from apps.providers.acks import is_ack
-from apps.providers.adapters import answers
+from apps.providers.adapters import acknowledgements, answers
+from apps.providers.adapters.collapsing import apns_collapse_id
 from apps.providers.errors import (
     ConfigurationError,
-    ForgedReceipt,
     InvalidRecipient,
-    MalformedReceipt,
     OutcomeUnknown,
     PermanentError,
     ProviderError,
@@ -35,7 +32,6 @@ from apps.providers.messages import (
     ProviderRequest,
     ProviderResponse,
     Receipt,
-    ReceiptKind,
     Result,
     TransportFailure,
     WebhookCall,
@@ -43,22 +39,16 @@ from apps.providers.messages import (
 
 MAX_PAYLOAD_BYTES = 4_096  # https://firebase.google.com/docs/cloud-messaging/customize-messages/set-message-type
 MAX_TTL_S = 2_419_200  # four weeks
-APNS_COLLAPSE_ID_BYTES = (
-    64  # https://developer.apple.com/documentation/usernotifications/sending-notification-requests-to-apns
-)
 # Without a Retry-After: https://firebase.google.com/docs/cloud-messaging/scale-fcm
 QUOTA_PAUSE_S = 60.0
 MAX_BADGE = 2**31 - 1
 ADDRESS_FIELDS = ("token", "fid")
-DELIVERY_ID_KEY = "notify_delivery_id"
-ACK_KEY = "notify_ack"
 # https://firebase.google.com/docs/reference/fcm/rest/v1/projects.messages#Message, "data"
 RESERVED_DATA_KEYS = frozenset({"from", "message_type"})
 RESERVED_DATA_PREFIXES = ("google", "gcm")
 _PROJECT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:-]{0,62}")
 _FCM_ERROR = "type.googleapis.com/google.firebase.fcm.v1.FcmError"
 _BAD_REQUEST = "type.googleapis.com/google.rpc.BadRequest"
-_RECEIPT_KINDS = {"delivered": ReceiptKind.DELIVERED}
 
 
 class FcmAdapter:
@@ -95,7 +85,7 @@ class FcmAdapter:
                 requests.append(answers.reject(self.alias, message, problem))
                 continue
             notification = {"title": message.title, "body": message.body}
-            data = {**message.data, DELIVERY_ID_KEY: message.delivery_id, ACK_KEY: message.ack or ""}
+            data = acknowledgements.data_of(message)
             if len(orjson.dumps({"notification": notification, "data": data})) > MAX_PAYLOAD_BYTES:
                 too_large = UnsupportedFeature(self.alias, "payload_too_large", f"over {MAX_PAYLOAD_BYTES} bytes")
                 requests.append(answers.reject(self.alias, message, too_large))
@@ -186,21 +176,10 @@ class FcmAdapter:
         return False
 
     def verify_receipt(self, call: WebhookCall, now: datetime) -> None:
-        """The acknowledgement must carry the HMAC that only the push itself held. It has no time of its own to go
-        stale by: saying twice that a push arrived changes nothing."""
-        ack = answers.read_object(call.body)
-        delivery_id, proof = answers.as_delivery_id(ack.get("delivery_id")), ack.get("ack")
-        if delivery_id is None or not isinstance(proof, str) or not is_ack(self._ack_key, delivery_id, proof):
-            raise ForgedReceipt("the acknowledgement does not carry the push's own ack")
+        acknowledgements.verify(call, self._ack_key)
 
     def parse_receipts(self, call: WebhookCall, now: datetime) -> list[Receipt]:
-        ack = answers.read_object(call.body)
-        delivery_id, event = answers.as_delivery_id(ack.get("delivery_id")), ack.get("event")
-        kind = _RECEIPT_KINDS.get(event) if isinstance(event, str) else None
-        occurred_at = answers.as_moment(ack.get("at"), now, per_second=1_000)
-        if delivery_id is None or kind is None or occurred_at is None:
-            raise MalformedReceipt('expected {"delivery_id", "ack", "event": "delivered", "at": milliseconds}')
-        return [Receipt(f"{delivery_id}:{event}", kind, occurred_at, delivery_id=delivery_id)]
+        return acknowledgements.parse(call, now)
 
 
 def _platform_options(message: Message, now: datetime) -> dict[str, Any]:
@@ -215,7 +194,7 @@ def _platform_options(message: Message, now: datetime) -> dict[str, Any]:
         webpush["TTL"] = str(ttl_s)
     if message.collapse_key:
         android["collapse_key"] = message.collapse_key
-        apns["apns-collapse-id"] = _short_key(message.collapse_key)
+        apns["apns-collapse-id"] = apns_collapse_id(message.collapse_key)
     options: dict[str, Any] = {"android": android, "apns": {"headers": apns}, "webpush": {"headers": webpush}}
     if message.badge is not None or message.sound:
         aps: dict[str, Any] = {"badge": message.badge, "sound": message.sound}
@@ -223,7 +202,3 @@ def _platform_options(message: Message, now: datetime) -> dict[str, Any]:
         options["apns"]["payload"] = {"aps": {name: value for name, value in aps.items() if value is not None}}
         android["notification"] = {name: value for name, value in android_words.items() if value is not None}
     return options
-
-
-def _short_key(key: str) -> str:
-    return key if len(key) <= APNS_COLLAPSE_ID_BYTES else hashlib.sha256(key.encode()).hexdigest()
