@@ -146,6 +146,18 @@ PROVIDERS: dict[str, dict[str, Any]] = {
             "ack_key": PUSH_ACK_KEY,
         },
     },
+    "apns": {
+        "id": 2,
+        "adapter": "apps.providers.adapters.apns.ApnsAdapter",
+        "options": {
+            "base_url": env.str("APNS_BASE_URL", default="https://api.push.apple.com"),
+            "key_file": env.str("APNS_KEY_FILE", default=""),
+            "key_id": env.str("APNS_KEY_ID", default=""),
+            "team_id": env.str("APNS_TEAM_ID", default=""),
+            "topic": env.str("APNS_TOPIC", default=""),
+            "ack_key": PUSH_ACK_KEY,
+        },
+    },
     "twilio": {
         "id": 3,
         "adapter": "apps.providers.adapters.twilio.TwilioAdapter",
@@ -165,6 +177,25 @@ PROVIDERS: dict[str, dict[str, Any]] = {
             "from_email": env.str("SENDGRID_FROM_EMAIL", default=""),
             "from_name": env.str("SENDGRID_FROM_NAME", default=""),
             "webhook_public_key": env.str("SENDGRID_WEBHOOK_PUBLIC_KEY", default=""),
+        },
+    },
+    "webpush": {
+        "id": 8,
+        "adapter": "apps.providers.adapters.webpush.WebPushAdapter",
+        "options": {
+            "vapid_private_key": env.str("WEBPUSH_VAPID_PRIVATE_KEY", default=""),
+            "vapid_private_key_file": env.str("WEBPUSH_VAPID_PRIVATE_KEY_FILE", default=""),
+            "subject": env.str("WEBPUSH_SUBJECT", default=""),
+            "allowed_hosts": env.list(
+                "WEBPUSH_ALLOWED_HOSTS",
+                default=[
+                    "fcm.googleapis.com",
+                    "push.services.mozilla.com",
+                    "notify.windows.com",
+                    "web.push.apple.com",
+                ],
+            ),
+            "ack_key": PUSH_ACK_KEY,
         },
     },
 }

@@ -12,13 +12,12 @@ from typing import Any, ClassVar
 import orjson
 
 from apps.channels import Channel
-from apps.providers.adapters import acknowledgements, answers
+from apps.providers.adapters import acknowledgements, answers, push_content
 from apps.providers.adapters.collapsing import apns_collapse_id
 from apps.providers.errors import (
     ConfigurationError,
     InvalidRecipient,
     OutcomeUnknown,
-    PermanentError,
     ProviderError,
     RateLimited,
     TransientError,
@@ -41,7 +40,6 @@ MAX_PAYLOAD_BYTES = 4_096  # https://firebase.google.com/docs/cloud-messaging/cu
 MAX_TTL_S = 2_419_200  # four weeks
 # Without a Retry-After: https://firebase.google.com/docs/cloud-messaging/scale-fcm
 QUOTA_PAUSE_S = 60.0
-MAX_BADGE = 2**31 - 1
 ADDRESS_FIELDS = ("token", "fid")
 # https://firebase.google.com/docs/reference/fcm/rest/v1/projects.messages#Message, "data"
 RESERVED_DATA_KEYS = frozenset({"from", "message_type"})
@@ -103,18 +101,12 @@ class FcmAdapter:
         address = message.address
         if not (0 < len(address) <= answers.MAX_ADDRESS_LENGTH and answers.is_clean(address) and " " not in address):
             return InvalidRecipient(self.alias, "malformed_token", "not a registration token")
-        for key, value in message.data.items():
-            if not (isinstance(key, str) and key and answers.is_clean(key) and answers.is_sendable_text(value)):
-                return PermanentError(self.alias, "malformed_data", "data keys and values must be plain text")
-            if key in RESERVED_DATA_KEYS or key.startswith(RESERVED_DATA_PREFIXES):
-                return UnsupportedFeature(self.alias, "reserved_data_key", "FCM keeps this data key to itself")
-        if not (answers.is_sendable_text(message.title) and answers.is_sendable_text(message.body)):
-            return PermanentError(self.alias, "malformed_text", "the text is not valid Unicode")
-        if not answers.is_clean(message.collapse_key or "") or not answers.is_clean(message.sound or ""):
-            return PermanentError(self.alias, "malformed_option", "collapse key and sound are printable ASCII")
-        if message.badge is not None and not 0 <= message.badge <= MAX_BADGE:
-            return PermanentError(self.alias, "malformed_option", f"a badge is a number from 0 to {MAX_BADGE}")
-        return None
+        problem = push_content.find_problem(self.alias, message)
+        if problem is None and any(
+            key in RESERVED_DATA_KEYS or key.startswith(RESERVED_DATA_PREFIXES) for key in message.data
+        ):
+            return UnsupportedFeature(self.alias, "reserved_data_key", "FCM keeps this data key to itself")
+        return problem
 
     def parse(self, request: ProviderRequest, response: ProviderResponse | TransportFailure) -> list[Result]:
         if isinstance(response, TransportFailure):
