@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 from apps.channels import Channel
 from apps.providers.grants import Grant
 from apps.providers.messages import (
     BuildContext,
+    InboundMessage,
     Message,
     ProviderRequest,
     ProviderResponse,
@@ -41,3 +42,24 @@ class Adapter(Protocol):
 
     def parse_receipts(self, call: WebhookCall, now: datetime) -> list[Receipt]:
         """The events of a verified call; raises ``MalformedReceipt``."""
+
+
+@runtime_checkable
+class InboundAdapter(Protocol):
+    """An adapter whose provider also brings what people write to us, in calls signed like its receipts."""
+
+    def parse_inbound(self, call: WebhookCall, now: datetime) -> list[InboundMessage]:
+        """The messages in a verified call, none if it brings receipts; raises ``MalformedReceipt``."""
+
+
+@runtime_checkable
+class SubscribedAdapter(Protocol):
+    """An adapter whose provider signs with a certificate to be fetched, and asks whether its calls are welcome."""
+
+    def find_certificate_url(self, call: WebhookCall) -> str | None:
+        """Where the certificate is that ``call`` claims to be signed with; ``None`` unless the place is the provider's
+        own. ``verify_receipt`` looks for it in ``call.certificates``."""
+
+    def find_confirmation_url(self, call: WebhookCall) -> str | None:
+        """What to GET to agree to further calls, if that is what a verified ``call`` asks for; a place of the
+        provider's own."""

@@ -66,6 +66,10 @@ class ForgedReceipt(Exception):
     """A webhook call that does not carry the provider's signature, or carries a stale one."""
 
 
+class VerificationUnavailable(Exception):
+    """What proves a webhook call cannot be had now, such as the certificate it names: the provider shall call again."""
+
+
 class MalformedReceipt(Exception):
     """A webhook call with a valid signature whose body is not what the provider documents."""
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import IntEnum
+from typing import Literal
 
 from apps.providers.errors import ProviderError
 
@@ -84,12 +85,14 @@ class TransportFailure:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of one message: ``error`` is ``None`` when the provider accepted it."""
+    """What became of one message: ``error`` is ``None`` when the provider accepted it. ``segments`` is how many parts
+    an SMS takes, which is what it costs; ``None`` for other channels."""
 
     delivery_id: str
     provider_message_id: str | None = None
     error: ProviderError | None = None
     latency_s: float = 0.0
+    segments: int | None = None
 
 
 class ReceiptKind(IntEnum):
@@ -106,11 +109,13 @@ class ReceiptKind(IntEnum):
 @dataclass(frozen=True, slots=True)
 class WebhookCall:
     """A provider's call as it came in: ``url`` is our configured public URL including the query (never
-    rebuilt from the Host header), ``headers`` have lower-case names, ``body`` is the raw bytes."""
+    rebuilt from the Host header), ``headers`` have lower-case names, ``body`` is the raw bytes. ``certificates`` are
+    PEM files by URL: those that the adapter asked for and the control plane fetched (see ``SubscribedAdapter``)."""
 
     url: str
     headers: Mapping[str, str]
     body: bytes
+    certificates: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,3 +129,18 @@ class Receipt:
     delivery_id: str | None = None
     provider_message_id: str | None = None
     code: str = ""
+
+
+Keyword = Literal["", "stop", "start", "help"]
+
+
+@dataclass(frozen=True, slots=True)
+class InboundMessage:
+    """A message that a person sent to us. ``event_id`` is unique within the provider, its receipts included.
+    ``address`` is the person's E.164 number, and stays out of ``repr``; ``keyword`` is what the text asks for, ``""``
+    if it is no keyword. The text itself goes no further."""
+
+    event_id: str
+    address: str = field(repr=False)
+    keyword: Keyword
+    occurred_at: datetime

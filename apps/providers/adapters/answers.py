@@ -30,12 +30,10 @@ def same_for_all(
     *,
     error: ProviderError | None = None,
     message_id: str | None = None,
+    segments: int | None = None,
 ) -> list[Result]:
     """The same result for every message of ``request``."""
-    return [
-        Result(message.delivery_id, provider_message_id=message_id, error=error, latency_s=outcome.latency_s)
-        for message in request.messages
-    ]
+    return [Result(message.delivery_id, message_id, error, outcome.latency_s, segments) for message in request.messages]
 
 
 def reject(alias: str, message: Message, error: ProviderError) -> ProviderRequest:
@@ -153,6 +151,17 @@ def as_moment(unix: object, now: datetime, *, per_second: int = 1) -> datetime |
     if not isinstance(unix, int | float) or isinstance(unix, bool) or not 0 < unix < 1e10 * per_second:
         return None
     return min(datetime.fromtimestamp(0, UTC) + timedelta(seconds=unix / per_second), now)
+
+
+def as_iso_moment(text: object, now: datetime) -> datetime | None:
+    """ISO 8601 text (UTC unless it says otherwise) as a time, not later than ``now``, as clocks differ; ``None`` for
+    what is no such text."""
+    try:
+        moment = datetime.fromisoformat(text) if isinstance(text, str) else None
+        moment = moment.replace(tzinfo=UTC) if moment is not None and moment.tzinfo is None else moment
+        return None if moment is None else min(moment.astimezone(UTC), now)
+    except (ValueError, OverflowError):
+        return None
 
 
 def find_url_problem(options: Mapping[str, Any], name: str) -> list[str]:

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from apps.channels import Channel
-from apps.providers.adapters import answers
+from apps.providers.adapters import answers, emails
 from apps.providers.errors import (
     BatchRejected,
     ConfigurationError,
@@ -46,13 +46,10 @@ from apps.providers.messages import (
 )
 
 MAX_PERSONALIZATIONS = 1_000
-MAX_REQUEST_BYTES = 30_000_000
+MAX_TEXT_BYTES = 30_000_000 // 4  # of a request's 30 MB: JSON may write a byte as several
 SIGNATURE_TOLERANCE_S = 300  # ours: SendGrid names none
 MAX_EVENTS = 10_000
-_EMAIL = re.compile(r"[^\s@<>()\[\],;:\"\\]{1,64}@[^\s@<>()\[\],;:\"\\]{1,255}")
 _PERSONALIZATION = re.compile(r"personalizations\.(\d{1,4})(?:\.|$)")
-_LINK = re.compile(r"https?://[!-;=?-~]{1,2000}")  # printable ASCII but < and >, which enclose it
-_ENHANCED_STATUS = re.compile(r"[245]\.\d{1,3}\.\d{1,3}")  # RFC 3463
 
 # https://www.twilio.com/docs/sendgrid/for-developers/tracking-events/event. What is not here (processed, deferred,
 # open, click, group_resubscribe, account events) decides nothing about a delivery.
@@ -90,7 +87,7 @@ class SendGridAdapter:
         public_key = str(options.get("webhook_public_key", ""))
         if not api_key or not answers.is_clean(api_key):
             problems.append("api_key is missing; make one with the right to send mail")
-        if not _EMAIL.fullmatch(from_email):
+        if not emails.EMAIL.fullmatch(from_email):
             problems.append("from_email must be the e-mail address of a verified sender")
         self._public_key = _load_public_key(public_key)
         if public_key and self._public_key is None:
@@ -108,7 +105,7 @@ class SendGridAdapter:
         requests = []
         by_content: dict[tuple[str | None, ...], list[Message]] = defaultdict(list)
         for message in messages:
-            problem = self._find_problem(message)
+            problem = emails.find_problem(self.alias, message, MAX_TEXT_BYTES)
             if problem is not None:
                 requests.append(answers.reject(self.alias, message, problem))
             else:
@@ -116,24 +113,6 @@ class SendGridAdapter:
         for same in by_content.values():
             requests.extend(self._request(batch) for batch in _batches(same))
         return requests
-
-    def _find_problem(self, message: Message) -> ProviderError | None:
-        if not _EMAIL.fullmatch(message.address) or not message.address.isprintable():
-            return InvalidRecipient(self.alias, "not_an_address", "not an e-mail address")
-        texts = (message.title, message.body, message.html or "", message.from_name or "")
-        if not all(answers.is_sendable_text(text) for text in texts):
-            return PermanentError(self.alias, "malformed_text", "the text is not valid Unicode")
-        if not message.title.strip() or "\r" in message.title or "\n" in message.title:
-            return PermanentError(self.alias, "malformed_subject", "a subject is one line with something in it")
-        if "\r" in texts[-1] or "\n" in texts[-1]:
-            return PermanentError(self.alias, "malformed_sender", "a sender's name is one line")
-        if message.unsubscribe_url is not None and not _LINK.fullmatch(message.unsubscribe_url):
-            return PermanentError(self.alias, "malformed_unsubscribe", "the unsubscribe link is no URL")
-        if not message.body and not message.html:
-            return PermanentError(self.alias, "no_text", "an e-mail needs a body")
-        if sum(len(text.encode()) for text in texts) > MAX_REQUEST_BYTES // 4:
-            return UnsupportedFeature(self.alias, "text_too_long", "the e-mail is too large")
-        return None
 
     def _request(self, messages: Sequence[Message]) -> ProviderRequest:
         first = messages[0]
@@ -228,11 +207,8 @@ class SendGridAdapter:
 
 def _personalize(message: Message) -> dict[str, Any]:
     own: dict[str, Any] = {"to": [{"email": message.address}], "custom_args": {"delivery_id": message.delivery_id}}
-    if message.unsubscribe_url:
-        own["headers"] = {
-            "List-Unsubscribe": f"<{message.unsubscribe_url}>",
-            "List-Unsubscribe-Post": "List-Unsubscribe=One-Click",  # RFC 8058, 3.1
-        }
+    if headers := emails.unsubscribe_headers(message):
+        own["headers"] = headers
     return own
 
 
@@ -263,7 +239,7 @@ def _read_event(event: Mapping[str, Any], now: datetime) -> Receipt:
     if event_id is None:
         event_id = hashlib.sha256(json.dumps(event, sort_keys=True).encode()).hexdigest()
     status, message_id = event.get("status"), event.get("sg_message_id")
-    is_status = isinstance(status, str) and _ENHANCED_STATUS.fullmatch(status)
+    is_status = isinstance(status, str) and emails.ENHANCED_STATUS.fullmatch(status)
     return Receipt(
         event_id=event_id,
         kind=kind,

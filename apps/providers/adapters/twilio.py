@@ -15,6 +15,8 @@ from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit, urlunsplit
 
 from apps.channels import Channel
 from apps.providers.adapters import answers
+from apps.providers.adapters.keywords import find_keyword
+from apps.providers.adapters.sms_segments import count_segments
 from apps.providers.errors import (
     ConfigurationError,
     ForgedReceipt,
@@ -29,6 +31,8 @@ from apps.providers.errors import (
 from apps.providers.grants import Grant
 from apps.providers.messages import (
     BuildContext,
+    InboundMessage,
+    Keyword,
     Message,
     ProviderRequest,
     ProviderResponse,
@@ -44,6 +48,7 @@ MAX_VALIDITY_S = 36_000
 _ACCOUNT_SID = re.compile(r"AC[0-9a-fA-F]{32}")
 _SERVICE_SID = re.compile(r"MG[0-9a-fA-F]{32}")
 _E164 = re.compile(r"\+[1-9][0-9]{1,14}")  # ITU-T E.164, 6.2.1
+_HASHES = {"HMAC_SHA1": hashlib.sha1, "HMAC_SHA256": hashlib.sha256}
 
 # https://www.twilio.com/docs/api/errors/<code>. In July 2024 Twilio split several of these; a code that is not here
 # goes by its HTTP status.
@@ -95,13 +100,18 @@ _CODE_KINDS = {
     "30006": ReceiptKind.BOUNCED,  # landline or unreachable carrier
 }
 
+# What a messaging service's Advanced Opt-Out made of a text, in whatever language:
+# https://www.twilio.com/docs/messaging/tutorials/advanced-opt-out
+_OPT_OUT_TYPES: dict[str, Keyword] = {"STOP": "stop", "START": "start", "HELP": "help"}
+
 
 class TwilioAdapter:
     """SMS through Twilio, one request a message. Title, data and collapse key have no place in an SMS; a message
     without a body sends its title.
 
     Options: ``base_url``, ``account_sid``, ``auth_token``, ``sender`` (a number, an alphanumeric id, or a messaging
-    service's ``MG…``)."""
+    service's ``MG…``) and ``webhook_keys``, the secrets by id of the shared keys that webhooks are signed with; calls
+    signed with none of them are signed with the ``auth_token``."""
 
     channel: ClassVar[Channel] = Channel.SMS
     grant: Grant | None = None
@@ -120,6 +130,9 @@ class TwilioAdapter:
             raise ConfigurationError(alias, problems)
         self.alias = alias
         self._auth_token = auth_token.encode()
+        self._webhook_keys = {
+            str(key): str(secret).encode() for key, secret in (options.get("webhook_keys") or {}).items() if secret
+        }
         self._url = f"{options['base_url'].rstrip('/')}/2010-04-01/Accounts/{account_sid}/Messages.json"
         credentials = base64.b64encode(f"{account_sid}:{auth_token}".encode()).decode()
         self._headers = (
@@ -135,7 +148,7 @@ class TwilioAdapter:
             if problem is not None:
                 requests.append(answers.reject(self.alias, message, problem))
                 continue
-            fields = {"To": message.address, self._sender_field: self._sender, "Body": message.body or message.title}
+            fields = {"To": message.address, self._sender_field: self._sender, "Body": _text_of(message)}
             if message.callback_url:
                 fields["StatusCallback"] = message.callback_url
             if message.ttl_s is not None:
@@ -144,7 +157,7 @@ class TwilioAdapter:
         return requests
 
     def _find_problem(self, message: Message) -> ProviderError | None:
-        text, callback_url = message.body or message.title, message.callback_url or ""
+        text, callback_url = _text_of(message), message.callback_url or ""
         if not _E164.fullmatch(message.address):
             return InvalidRecipient(self.alias, "not_e164", "not an E.164 number")
         if not answers.is_sendable_text(text):
@@ -173,7 +186,8 @@ class TwilioAdapter:
             code = answers.as_code(answer.get("error_code"))
             failed = self._known_error(response, code) or PermanentError(self.alias, code or "failed")
             return answers.same_for_all(request, response, error=failed, message_id=sid)
-        return answers.same_for_all(request, response, message_id=sid)
+        segments = count_segments(_text_of(request.messages[0])).count
+        return answers.same_for_all(request, response, message_id=sid, segments=segments)
 
     def _read_error(self, response: ProviderResponse, code: str) -> ProviderError:
         known = self._known_error(response, code)
@@ -197,6 +211,7 @@ class TwilioAdapter:
     def verify_receipt(self, call: WebhookCall, now: datetime) -> None:
         """https://www.twilio.com/docs/usage/webhooks/webhooks-security"""
         given = call.headers.get("x-twilio-signature", "")
+        secret, algorithm = self._find_secret(call.headers.get("x-twilio-webhooks-signature-settings", ""))
         body_hash = parse_qs(urlsplit(call.url).query).get("bodySHA256")
         if body_hash is not None:
             # A body that is not a form is signed through its hash in the URL.
@@ -210,10 +225,22 @@ class TwilioAdapter:
         # Twilio's own validators accept the URL with and without its scheme's port, as its servers vary in it.
         is_signed = False
         for url in _url_spellings(call.url):
-            digest = hmac.digest(self._auth_token, url.encode(errors="replace") + suffix, hashlib.sha1)
+            digest = hmac.digest(secret, url.encode(errors="replace") + suffix, algorithm)
             is_signed |= hmac.compare_digest(base64.b64encode(digest), given.encode(errors="replace"))
         if not is_signed:
             raise ForgedReceipt("X-Twilio-Signature is missing or wrong")
+
+    def _find_secret(self, settings: str) -> tuple[bytes, Any]:
+        """The secret and the hash that a call says it is signed with (``key=<id>,algorithm=HMAC_SHA256``, as Twilio's
+        own libraries read it); without a word of it the auth token and SHA-1."""
+        if not settings:
+            return self._auth_token, hashlib.sha1
+        named = dict(part.strip().partition("=")[::2] for part in settings.split(","))
+        secret = self._webhook_keys.get(named.get("key", ""))
+        algorithm = _HASHES.get(named.get("algorithm", "HMAC_SHA1").upper())
+        if secret is None or algorithm is None:
+            raise ForgedReceipt("signed with a key that is not among webhook_keys, or by an unknown algorithm")
+        return secret, algorithm
 
     def parse_receipts(self, call: WebhookCall, now: datetime) -> list[Receipt]:
         fields = _read_fields(call)
@@ -231,6 +258,22 @@ class TwilioAdapter:
         ids = parse_qs(urlsplit(call.url).query).get("delivery_id", [])
         delivery_id = answers.as_delivery_id(ids[0]) if len(ids) == 1 else None
         return [Receipt(f"{sid}:{status}", kind, now, delivery_id, sid, code)]
+
+    def parse_inbound(self, call: WebhookCall, now: datetime) -> list[InboundMessage]:
+        """https://www.twilio.com/docs/messaging/guides/webhook-request"""
+        fields = _read_fields(call)
+        if (fields.get("MessageStatus") or fields.get("SmsStatus")) != "received":
+            return []
+        sid, sender = answers.as_message_id(fields.get("MessageSid") or fields.get("SmsSid")), fields.get("From", "")
+        if sid is None or not _E164.fullmatch(sender):
+            # A short code or another channel's address (whatsapp:+…) is nobody we have sent an SMS to.
+            return []
+        keyword = _OPT_OUT_TYPES.get(fields.get("OptOutType", "")) or find_keyword(fields.get("Body", ""))
+        return [InboundMessage(f"{sid}:received", sender, keyword, now)]
+
+
+def _text_of(message: Message) -> str:
+    return message.body or message.title
 
 
 def _sorted_pairs(body: bytes) -> list[tuple[str, str]]:
