@@ -44,7 +44,8 @@ class ControlApi:
         if not _is_same_origin(request):
             return json_answer(403, {"error": "a page of another origin may not call the sandbox"})
         try:
-            action = self._simple.get((request.method, request.path))
+            key = (request.method, request.path)
+            action = self._simple.get(key) or self._sandbox.controls.get(key)
             if action is not None:
                 return action(request)
             kind, _, provider = request.path.partition("/")

@@ -19,7 +19,13 @@ TWILIO_FROM = "+15005550006"  # https://www.twilio.com/docs/iam/test-credentials
 FROM_EMAIL = "notify@example.com"
 FROM_NAME = "Notify"
 SECRETS_FILE = "secrets.json"
+APNS_KEY_ID = "SANDBOXKEY"
+APNS_TEAM_ID = "SANDBOX123"
+APNS_TOPIC = "com.example.app"
+WEBPUSH_SUBJECT = f"mailto:{FROM_EMAIL}"
+P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # NIST SP 800-186, 3.2.1.3
 SERVICE_ACCOUNT_FILE = "fcm-service-account.json"
+APNS_KEY_FILE = "apns-key.p8"
 ENV_FILE = "credentials.env"
 
 _SECRET_SHAPES = {
@@ -27,6 +33,8 @@ _SECRET_SHAPES = {
     "twilio_auth_token": r"[0-9a-f]{32}",
     "sendgrid_api_key": r"SG\.[\w-]{22}\.[\w-]{43}",
     "fcm_token_key": r"[0-9a-f]{64}",
+    "webpush_secret": r"[0-9a-f]{64}",
+    "webpush_vapid_key": r"[\w-]{43}",
 }
 
 
@@ -36,16 +44,21 @@ class UnusableDataDirectoryError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """Everything secret, loaded. ``fcm_token_key`` signs the access tokens, so that they outlive a restart."""
+    """Everything secret, loaded. ``fcm_token_key`` signs the access tokens, so that they outlive a restart, and from
+    ``webpush_secret`` follow the browsers' keys. ``base_url`` is where the providers are, without a last slash."""
 
+    base_url: str
     client_email: str
     fcm_public_key: rsa.RSAPublicKey
     fcm_token_uri: str
     fcm_token_key: bytes
+    apns_public_key: ec.EllipticCurvePublicKey
     twilio_account_sid: str
     twilio_auth_token: str
     sendgrid_api_key: str
     sendgrid_webhook_key: ec.EllipticCurvePrivateKey
+    webpush_public_key: ec.EllipticCurvePublicKey
+    webpush_secret: bytes
     webhook_base: str
 
 
@@ -55,6 +68,7 @@ def initialise(data_dir: Path, *, port: int, webhook_base: str) -> None:
     ensure_certificates(data_dir)
     base_url = f"https://127.0.0.1:{port}"
     service_account = _ensure_service_account(data_dir / SERVICE_ACCOUNT_FILE, f"{base_url}/fcm/token")
+    _ensure_apns_key(data_dir / APNS_KEY_FILE)
     values = _ensure_secrets(data_dir / SECRETS_FILE, webhook_base)
     write_private(data_dir / ENV_FILE, _render_env(data_dir.resolve(), base_url, service_account, values))
 
@@ -67,14 +81,18 @@ def load_credentials(data_dir: Path, *, webhook_base: str = "") -> Credentials:
         account = json.loads((data_dir / SERVICE_ACCOUNT_FILE).read_bytes())
         values = json.loads((data_dir / SECRETS_FILE).read_bytes())
         return Credentials(
+            base_url=account["token_uri"].removesuffix("/fcm/token"),
             client_email=account["client_email"],
             fcm_public_key=_load_rsa(account["private_key"]).public_key(),
             fcm_token_uri=account["token_uri"],
             fcm_token_key=bytes.fromhex(values["fcm_token_key"]),
+            apns_public_key=_load_ec((data_dir / APNS_KEY_FILE).read_text()).public_key(),
             twilio_account_sid=values["twilio_account_sid"],
             twilio_auth_token=values["twilio_auth_token"],
             sendgrid_api_key=values["sendgrid_api_key"],
             sendgrid_webhook_key=_load_ec(values["sendgrid_webhook_key"]),
+            webpush_public_key=_load_vapid_key(values["webpush_vapid_key"]).public_key(),
+            webpush_secret=bytes.fromhex(values["webpush_secret"]),
             webhook_base=webhook_base.rstrip("/") or values["webhook_base"],
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -104,6 +122,14 @@ def _ensure_service_account(path: Path, token_uri: str) -> dict[str, Any]:
     return account
 
 
+def _ensure_apns_key(path: Path) -> None:
+    """The key as the developer account hands it out."""
+    try:
+        _load_ec(path.read_text())
+    except (OSError, ValueError, TypeError):
+        write_private(path, _pem(ec.generate_private_key(ec.SECP256R1())).encode())
+
+
 def _ensure_secrets(path: Path, webhook_base: str) -> dict[str, str]:
     values = _read_json(path)
     fresh = {
@@ -111,6 +137,8 @@ def _ensure_secrets(path: Path, webhook_base: str) -> dict[str, str]:
         "twilio_auth_token": secrets.token_hex(16),
         "sendgrid_api_key": f"SG.{secrets.token_urlsafe(16)}.{secrets.token_urlsafe(32)}",
         "fcm_token_key": secrets.token_hex(32),
+        "webpush_secret": secrets.token_hex(32),
+        "webpush_vapid_key": _make_vapid_key(),
     }
     kept = {
         name: values[name]
@@ -135,6 +163,11 @@ def _render_env(data_dir: Path, base_url: str, account: dict[str, Any], values: 
         "PROVIDER_CA_FILE": data_dir / "ca.pem",
         "FCM_BASE_URL": f"{base_url}/fcm",
         "FCM_SERVICE_ACCOUNT_FILE": data_dir / SERVICE_ACCOUNT_FILE,
+        "APNS_BASE_URL": f"{base_url}/apns",
+        "APNS_KEY_FILE": data_dir / APNS_KEY_FILE,
+        "APNS_KEY_ID": APNS_KEY_ID,
+        "APNS_TEAM_ID": APNS_TEAM_ID,
+        "APNS_TOPIC": APNS_TOPIC,
         "TWILIO_BASE_URL": f"{base_url}/twilio",
         "TWILIO_ACCOUNT_SID": values["twilio_account_sid"],
         "TWILIO_AUTH_TOKEN": values["twilio_auth_token"],
@@ -144,8 +177,26 @@ def _render_env(data_dir: Path, base_url: str, account: dict[str, Any], values: 
         "SENDGRID_FROM_EMAIL": FROM_EMAIL,
         "SENDGRID_FROM_NAME": FROM_NAME,
         "SENDGRID_WEBHOOK_PUBLIC_KEY": base64.b64encode(der).decode(),
+        "WEBPUSH_VAPID_PRIVATE_KEY": values["webpush_vapid_key"],
+        "WEBPUSH_SUBJECT": WEBPUSH_SUBJECT,
+        "WEBPUSH_ALLOWED_HOSTS": base_url.removeprefix("https://"),
     }
     return "".join(f"{name}={value}\n" for name, value in lines.items()).encode()
+
+
+def encode_base64url(raw: bytes) -> str:
+    """Without padding (RFC 7515, 2)."""
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+def _make_vapid_key() -> str:
+    """A private key as the usual tools write it: 32 bytes as base64url."""
+    number = ec.generate_private_key(ec.SECP256R1()).private_numbers().private_value
+    return encode_base64url(number.to_bytes(32, "big"))
+
+
+def _load_vapid_key(text: str) -> ec.EllipticCurvePrivateKey:
+    return ec.derive_private_key(int.from_bytes(base64.urlsafe_b64decode(f"{text}="), "big"), ec.SECP256R1())
 
 
 def _read_json(path: Path) -> dict[str, Any]:

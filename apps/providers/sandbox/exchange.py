@@ -15,13 +15,15 @@ Headers = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """``path`` lies below the provider's prefix and has no leading slash; ``header`` takes a lower-case name."""
+    """``path`` lies below the provider's prefix and has no leading slash; ``header`` takes a lower-case name.
+    ``http_version`` is ``1.1``, ``2`` and the like."""
 
     method: str
     path: str
     query: str
     header: Callable[[str], str | None]
     body: bytes
+    http_version: str = "1.1"
 
 
 @dataclass(frozen=True, slots=True)

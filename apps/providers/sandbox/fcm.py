@@ -8,19 +8,19 @@ has no delivery receipts. Tokens that begin with one of ``TOKEN_CONVENTIONS`` fa
 import itertools
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
 
-from apps.providers.sandbox import fcm_message
+from apps.providers.sandbox import acknowledging, fcm_message
 from apps.providers.sandbox.credentials import PROJECT_ID
 from apps.providers.sandbox.exchange import Answer, Request, dropped, html_answer, json_answer
 from apps.providers.sandbox.faults import Fault, InvalidRuleError, Mode, Rule
 from apps.providers.sandbox.fcm_message import Violation
 from apps.providers.sandbox.fcm_oauth import TokenEndpoint
 from apps.providers.sandbox.inbox import Shown
-from apps.providers.sandbox.posting import Call, Poster, Receipt
+from apps.providers.sandbox.posting import Poster
 from apps.providers.sandbox.state import Accepted, Sandbox
 
 FCM_ERROR = "type.googleapis.com/google.firebase.fcm.v1.FcmError"
@@ -98,7 +98,7 @@ class FcmProvider:
         self._ack_url = f"{sandbox.credentials.webhook_base}/v1/webhooks/fcm"
         self._message_ids = itertools.count(1)
         self._boot = secrets.token_hex(4)
-        self.poster = Poster(build=self._build_ack)
+        self.poster = Poster(build=acknowledging.build_ack)
 
     def handle(self, request: Request) -> Answer:
         if request.path == "token":
@@ -167,23 +167,10 @@ class FcmProvider:
 
     def _accept(self, message: Mapping[str, Any], address: str, kind: str, name: str, size: int) -> None:
         data = message.get("data") or {}
-        delivery_id = data.get("notify_delivery_id", "")
-        ack = data.get("notify_ack")
-        receipts = []
-        if delivery_id and ack and kind == "token" and not address.startswith(OFFLINE_PREFIX):
-            receipts.append(Receipt(payload=(delivery_id, ack), url=self._ack_url))
+        delivery_id = acknowledging.delivery_id_of(data)
+        is_online = kind == "token" and not address.startswith(OFFLINE_PREFIX)
+        receipts = acknowledging.make_acks(data, self._ack_url) if is_online else []
         self._sandbox.accept(self, Accepted(delivery_id, name, address, size, message), receipts)
-
-    def _build_ack(self, receipts: Sequence[Receipt], is_forged: bool) -> Call:
-        receipt = receipts[0]
-        delivery_id, ack = receipt.payload
-        content = {
-            "delivery_id": delivery_id,
-            "ack": ack[::-1] if is_forged else ack,
-            "event": "delivered",
-            "at": int(receipt.occurred_at * 1000),
-        }
-        return Call(receipt.url, (("Content-Type", "application/json"),), orjson.dumps(content))
 
     def _fail(self, fault: Fault) -> Answer:
         if fault.mode is Mode.OUTAGE:

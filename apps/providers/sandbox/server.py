@@ -16,7 +16,7 @@ from granian.http import HTTP1Settings, HTTP2Settings
 from granian.rsgi import ProtocolClosed  # type: ignore[attr-defined]
 from granian.server.embed import Server
 
-from apps.providers.sandbox import connections, fcm, page, sendgrid, twilio
+from apps.providers.sandbox import apns, connections, fcm, page, sendgrid, twilio, webpush
 from apps.providers.sandbox.control import ControlApi
 from apps.providers.sandbox.credentials import load_credentials
 from apps.providers.sandbox.exchange import Answer, Request, json_answer
@@ -24,7 +24,8 @@ from apps.providers.sandbox.ledger import FLUSH_INTERVAL_S, Ledger
 from apps.providers.sandbox.listeners import Listener
 from apps.providers.sandbox.state import Sandbox
 
-PROVIDERS = (fcm.create, twilio.create, sendgrid.create)
+PROVIDERS = (fcm.create, apns.create, twilio.create, sendgrid.create, webpush.create)
+ROOT_PATHS = {"3": "apns"}  # what a provider's clients put at the root of a server and cannot be told otherwise
 MAX_BODY_BYTES = 32 * 1024 * 1024  # the largest any provider takes, and a little more
 CONCURRENT_STREAMS = 256
 
@@ -50,6 +51,7 @@ class Scope(Protocol):
     """The parts used of an RSGI scope: https://github.com/emmett-framework/granian/blob/master/docs/spec/RSGI.md"""
 
     proto: str
+    http_version: str
     method: str
     path: str
     query_string: str
@@ -66,6 +68,7 @@ class Frontend:
         self._answerers: dict[str, Callable[[Request], Answer]] = {"_sandbox": control.handle}
         for name, provider in sandbox.providers.items():
             self._answerers[name] = _refuse_plain if is_for_people else provider.handle
+        self._answerers |= {path: self._answerers[name] for path, name in ROOT_PATHS.items()}
 
     async def __rsgi__(self, scope: Scope, proto: Any) -> None:
         try:
@@ -92,7 +95,7 @@ class Frontend:
         if answerer is None:
             return page.serve(scope.path)
         try:
-            return answerer(Request(scope.method, path, scope.query_string, header, body))
+            return answerer(Request(scope.method, path, scope.query_string, header, body, scope.http_version))
         except Exception as error:  # a bug of ours: the caller gets a 500, standard error the place, without data
             frames = "".join(traceback.format_tb(error.__traceback__))
             sys.stderr.write(f"sandbox: {type(error).__name__} while answering {prefix}\n{frames}")

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -58,7 +58,8 @@ class Accepted:
 
 
 class Sandbox:
-    """Ledger, inbox, faults, receipts and counts of all providers. Used by the server's one thread."""
+    """Ledger, inbox, faults, receipts and counts of all providers. Used by the server's one thread. A provider may add
+    calls of its own to ``controls``, by method and path below ``/_sandbox/``, and what it forgets to ``on_reset``."""
 
     def __init__(self, credentials: Credentials, ledger: Ledger) -> None:
         self.credentials = credentials
@@ -68,6 +69,8 @@ class Sandbox:
         self.providers: dict[str, Provider] = {}
         self.faults: dict[str, Faults] = {}
         self.traffic: dict[str, Traffic] = {}
+        self.controls: dict[tuple[str, str], Callable[[Request], Answer]] = {}
+        self.on_reset: list[Callable[[], None]] = []
 
     def register(self, provider: Provider) -> None:
         self.providers[provider.name] = provider
@@ -118,6 +121,8 @@ class Sandbox:
         self.ledger.clear()
         self.inbox.clear()
         self.receipts.clear()
+        for forget in self.on_reset:
+            forget()
         for name in self.providers:
             self.faults[name].replace(())
             self.traffic[name] = Traffic()

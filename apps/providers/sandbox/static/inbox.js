@@ -5,7 +5,7 @@
 const POLL_MS = 1000;
 const SHOWN = 200; // per channel; the rest stays reachable through the filter
 const CHANNELS = ["push", "sms", "email"];
-const PROVIDER_CHANNEL = { fcm: "push", twilio: "sms", sendgrid: "email" };
+const PROVIDER_CHANNEL = { fcm: "push", apns: "push", webpush: "push", twilio: "sms", sendgrid: "email" };
 const FRAME_HEAD =
   '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; style-src \'unsafe-inline\'; img-src data:">' +
   '<base target="_blank"><style>body{margin:24px;font:16px/1.5 system-ui,sans-serif;color:#191a22;color-scheme:light}</style>';
