@@ -45,6 +45,7 @@ KINDS: dict[str, tuple[int, str]] = {
     "method-not-allowed": (405, "The method is not available here"),
     "not-acceptable": (406, "The answer cannot be given in the form asked for"),
     "idempotency-key-in-progress": (409, "A request with this idempotency key is in progress"),
+    "preferences-changed": (412, "The preferences were changed in the meantime"),
     "body-too-large": (413, "The body is too large"),
     "unsupported-media-type": (415, "The body is not of a type understood here"),
     "invalid-request": (422, "Fields of the request are wrong"),

@@ -28,9 +28,17 @@ from apps.delivery.recording import record
 from apps.delivery.retry import RetryPolicy, backoff_s, decide_retry
 from apps.delivery.selectors import NotificationRow, select_notifications
 from apps.delivery.statuses import AttemptOutcome, Reason, Status
-from apps.preferences.policy import Action, decide
+from apps.preferences.caps import CapRequest, take_caps
+from apps.preferences.categories import DEFAULT_KEY, CategoryRules
+from apps.preferences.policy import Action, Decision, Usage, decide
 from apps.preferences.policy import Reason as PolicyReason
-from apps.preferences.selectors import RecipientSnapshot, load_snapshots, reveal_address, select_versions
+from apps.preferences.selectors import (
+    RecipientSnapshot,
+    load_categories,
+    load_snapshots,
+    reveal_address,
+    select_versions,
+)
 from apps.providers.gateway import send_messages
 from apps.providers.messages import Message, Result
 from apps.providers.receipts import ack_token
@@ -49,6 +57,8 @@ class _Parcel:
 
     claim: Claim
     notification: NotificationRow
+    snapshot: RecipientSnapshot
+    category: CategoryRules
     content: Content
     address: str
     ttl_s: int | None
@@ -108,29 +118,89 @@ def _isolate(claim: Claim, *, is_alone: bool) -> Outcome:
 def _process(claims: Sequence[Claim], notifications: Mapping[UUID, NotificationRow], now: datetime) -> list[Outcome]:
     versions = select_versions(sorted({row.user_id for row in notifications.values()}))
     snapshots = load_snapshots({user_id: version for user_id, (_, version) in versions.items()})
+    categories = load_categories({row.category for row in notifications.values()})
     contents: dict[UUID, Content | None] = {}
     outcomes: list[Outcome] = []
-    parcels: dict[Channel, list[_Parcel]] = defaultdict(list)
+    parcels: list[_Parcel] = []
     for claim in claims:
         notification = notifications.get(notification_id_of(claim.id))
         prepared = (
             _dead(claim, "the notification's row is gone")
             if notification is None
-            else _prepare(claim, notification, snapshots.get(notification.user_id), contents, now)
+            else _prepare(
+                claim,
+                notification,
+                snapshots.get(notification.user_id),
+                categories.get(notification.category, categories[DEFAULT_KEY]),
+                contents,
+                now,
+            )
         )
         if isinstance(prepared, Outcome):
             outcomes.append(prepared)
         else:
-            parcels[Channel(claim.channel)].append(prepared)
-    for channel, group in parcels.items():
+            parcels.append(prepared)
+    capped = _hold_capped(parcels, now)
+    outcomes.extend(capped.values())
+    by_channel: dict[Channel, list[_Parcel]] = defaultdict(list)
+    for parcel in parcels:
+        if parcel.claim.id not in capped:
+            by_channel[Channel(parcel.claim.channel)].append(parcel)
+    for channel, group in by_channel.items():
         outcomes.extend(_send(channel, group, now))
     return outcomes
+
+
+def _hold_capped(parcels: Sequence[_Parcel], now: datetime) -> dict[UUID, Outcome]:
+    """Counts the parcels towards their recipients' frequency caps; returns the outcomes of those beyond."""
+    counted = [parcel for parcel in parcels if parcel.category.obeys_cap]
+    usages = take_caps(
+        [
+            CapRequest(
+                parcel.snapshot.recipient_id, Channel(parcel.claim.channel), parcel.category, parcel.notification.id
+            )
+            for parcel in counted
+        ],
+        now,
+    )
+    held = {}
+    for parcel, usage in zip(counted, usages, strict=True):
+        decision = _decide(parcel.claim, parcel.notification, parcel.snapshot, parcel.category, now, usage)
+        outcome = _hold(parcel.claim, parcel.notification, decision, now)
+        if outcome is not None:
+            held[parcel.claim.id] = outcome
+    return held
+
+
+def _decide(
+    claim: Claim,
+    notification: NotificationRow,
+    snapshot: RecipientSnapshot,
+    category: CategoryRules,
+    now: datetime,
+    usage: Usage | None = None,
+) -> Decision:
+    channel = Channel(claim.channel)
+    return decide(snapshot, channel, category, now, usage=usage, expires_at=notification.expires_at)
+
+
+def _hold(claim: Claim, notification: NotificationRow, decision: Decision, now: datetime) -> Outcome | None:
+    """The outcome of a decision against sending now; ``None`` for one to send."""
+    if decision.action is Action.SEND:
+        return None
+    if decision.action is Action.SUPPRESS or decision.not_before is None:
+        return Outcome(claim, Status.SUPPRESSED, decision.reason)
+    if notification.expires_at is not None and decision.not_before >= notification.expires_at:
+        return Outcome(claim, Status.EXPIRED, Reason.EXPIRED)
+    delay_s = (decision.not_before - now).total_seconds()
+    return Outcome(claim, Status.QUEUED, decision.reason, delay_s=max(0.0, delay_s))
 
 
 def _prepare(
     claim: Claim,
     notification: NotificationRow,
     snapshot: RecipientSnapshot | None,
+    category: CategoryRules,
     contents: dict[UUID, Content | None],
     now: datetime,
 ) -> Outcome | _Parcel:
@@ -141,20 +211,16 @@ def _prepare(
         return Outcome(claim, Status.EXPIRED, Reason.EXPIRED)
     if snapshot is None:
         return Outcome(claim, Status.SUPPRESSED, PolicyReason.RECIPIENT_ERASED)
-    channel = Channel(claim.channel)
-    decision = decide(snapshot, channel, notification.category, now)
-    if decision.action is Action.SUPPRESS:
-        return Outcome(claim, Status.SUPPRESSED, decision.reason)
-    if decision.action is Action.DEFER and decision.not_before is not None:
-        delay_s = (decision.not_before - now).total_seconds()
-        return Outcome(claim, Status.QUEUED, decision.reason, delay_s=max(0.0, delay_s))
-    address = reveal_address(snapshot, channel, claim.device_id)
+    held = _hold(claim, notification, _decide(claim, notification, snapshot, category, now), now)
+    if held is not None:
+        return held
+    address = reveal_address(snapshot, Channel(claim.channel), claim.device_id)
     if address is None:
         return Outcome(claim, Status.SUPPRESSED, PolicyReason.NO_ADDRESS)
     content = _content_of(notification, contents)
     if content is None:
         return _dead(claim, "the stored content cannot be read")
-    return _Parcel(claim, notification, content, address, _ttl_s(notification, now))
+    return _Parcel(claim, notification, snapshot, category, content, address, _ttl_s(notification, now))
 
 
 def _content_of(notification: NotificationRow, contents: dict[UUID, Content | None]) -> Content | None:

@@ -31,7 +31,9 @@ from apps.delivery.statuses import Reason, Status
 from apps.delivery.sweep import ring_soon
 from apps.delivery.wording import reason_label
 from apps.preferences import policy
-from apps.preferences.selectors import RecipientSnapshot, load_snapshots, select_versions
+from apps.preferences.caps import CapRequest, peek_usage
+from apps.preferences.categories import CategoryRules
+from apps.preferences.selectors import RecipientSnapshot, find_category, load_snapshots, select_versions
 from apps.problems import Problem, invalid_field
 
 DOORBELL_GRACE_S = 10.0  # how long the sweep leaves a row to its doorbell
@@ -89,11 +91,14 @@ def accept(order: Order, *, now: datetime) -> Answer:
     if not order.is_dry_run and (replay := _find_answer(order)) is not None:
         return replay
     _check_times(order, now)
+    category = find_category(order.category)
+    if category is None:
+        raise invalid_field("/category", "there is no such category; GET /v1/categories lists them", "unknown_category")
     version = select_versions([order.user_id]).get(order.user_id)
     snapshot = load_snapshots({order.user_id: version[1]}).get(order.user_id) if version else None
     if snapshot is None or snapshot.is_erased:
         raise invalid_field("/user_id", "there is no such user; create it with PUT /v1/users/{user_id}", "unknown_user")
-    planned = _plan(order, snapshot, now)
+    planned = _plan(order, snapshot, category, now)
     _check_size(order, planned)
     notification_id = new_notification_id()
     ids = delivery_ids(notification_id, len(planned))
@@ -132,10 +137,12 @@ def _check_times(order: Order, now: datetime) -> None:
         raise invalid_field("/expires_at", "must lie in the future and after send_at")
 
 
-def _plan(order: Order, snapshot: RecipientSnapshot, now: datetime) -> list[_Planned]:
+def _plan(order: Order, snapshot: RecipientSnapshot, category: CategoryRules, now: datetime) -> list[_Planned]:
     """The deliveries to write, one per channel × address, refused ones included, so that everything has a reason."""
     planned = [
-        item for channel in order.channels or tuple(Channel) for item in _plan_channel(order, snapshot, channel, now)
+        item
+        for channel in order.channels or tuple(Channel)
+        for item in _plan_channel(order, snapshot, category, channel, now)
     ]
     if order.channels is None:
         reachable = [item for item in planned if item.reason != policy.Reason.NO_ADDRESS]
@@ -143,14 +150,21 @@ def _plan(order: Order, snapshot: RecipientSnapshot, now: datetime) -> list[_Pla
     return planned[:MAX_DELIVERIES]
 
 
-def _plan_channel(order: Order, snapshot: RecipientSnapshot, channel: Channel, now: datetime) -> list[_Planned]:
-    decision = policy.decide(snapshot, channel, order.category, now)
+def _plan_channel(
+    order: Order, snapshot: RecipientSnapshot, category: CategoryRules, channel: Channel, now: datetime
+) -> list[_Planned]:
+    due = max(now, order.send_at or now)
+    usage = None
+    if category.obeys_cap and due == now:
+        (usage,) = peek_usage([CapRequest(snapshot.recipient_id, channel, category)], now)
+    decision = policy.decide(snapshot, channel, category, due, usage=usage, expires_at=order.expires_at)
     if decision.action is policy.Action.SUPPRESS:
         return [_Planned(channel, Status.SUPPRESSED, decision.reason)]
-    not_before = decision.not_before if decision.action is policy.Action.DEFER else None
-    reason = int(decision.reason) if not_before else 0
-    if order.send_at is not None and order.send_at > (not_before or now):
-        not_before, reason = order.send_at, int(Reason.SCHEDULED)
+    not_before, reason = decision.not_before, int(decision.reason)
+    if not_before is None:
+        not_before, reason = (due, int(Reason.SCHEDULED)) if due > now else (None, 0)
+    if not_before is not None and order.expires_at is not None and not_before >= order.expires_at:
+        return [_Planned(channel, Status.EXPIRED, Reason.EXPIRED)]
     devices: Sequence[int | None] = [device.id for device in snapshot.devices] if channel is Channel.PUSH else [None]
     return [_Planned(channel, Status.QUEUED, reason, device_id, not_before) for device_id in devices]
 

@@ -19,6 +19,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from apps import metrics
+from apps.preferences.quiet_hours import Window
 from apps.preferences.snapshots import DeviceSnapshot, RecipientSnapshot, channels_of, mask_of
 
 TTL_S: Final = 86_400
@@ -26,7 +27,7 @@ AWAY_S: Final = 1.0
 RECIPIENTS_PER_CALL: Final = 250
 VERSION_BYTES: Final = 8
 # Follows the version; raise it when a blob's layout changes, so that old and new processes ignore each other's.
-_FORMAT: Final = b"\x01"
+_FORMAT: Final = b"\x02"
 _HEADER_BYTES: Final = VERSION_BYTES + len(_FORMAT)
 
 # KEYS: blobs' keys; ARGV: time to live in seconds, then a blob for each key.
@@ -44,7 +45,9 @@ class _PreferencesBlob(msgspec.Struct, frozen=True, array_like=True, gc=False):
     recipient_id: int
     is_opted_out: bool
     is_erased: bool
-    disabled: int
+    channel_wishes: int
+    category_wishes: dict[int, int]
+    quiet_hours: tuple[Window, ...]
     suppressed: int
     locale: str
     time_zone: str
@@ -124,7 +127,9 @@ def _decode(user_id: str, version: int, preferences: bytes, devices: bytes) -> R
             version=version,
             is_opted_out=blob.is_opted_out,
             is_erased=blob.is_erased,
-            disabled_channels=channels_of(blob.disabled),
+            channel_wishes=blob.channel_wishes,
+            category_wishes=blob.category_wishes,
+            quiet_hours=blob.quiet_hours,
             suppressed_channels=channels_of(blob.suppressed),
             locale=blob.locale,
             time_zone=blob.time_zone,
@@ -158,7 +163,9 @@ def _encode_snapshot(snapshot: RecipientSnapshot) -> tuple[bytes, bytes]:
         recipient_id=snapshot.recipient_id,
         is_opted_out=snapshot.is_opted_out,
         is_erased=snapshot.is_erased,
-        disabled=mask_of(snapshot.disabled_channels),
+        channel_wishes=snapshot.channel_wishes,
+        category_wishes=snapshot.category_wishes,
+        quiet_hours=snapshot.quiet_hours,
         suppressed=mask_of(snapshot.suppressed_channels),
         locale=snapshot.locale,
         time_zone=snapshot.time_zone,

@@ -1,4 +1,5 @@
-"""``manage.py check``: the keys are there and well formed before anything is encrypted with them."""
+"""``manage.py check``: the keys are there and well formed before anything is encrypted with them; the settings about
+recipients make sense."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +9,8 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error
 from django.core.exceptions import ImproperlyConfigured
 
-from apps.preferences import cipher
+from apps.preferences import cipher, profile
+from apps.preferences.categories import ZONELESS_SEND, ZONELESS_SUPPRESS
 
 _MAKE_KEY = 'python -c "import os, base64; print(base64.b64encode(os.urandom(32)).decode())"'
 
@@ -31,4 +33,20 @@ def check_keys(app_configs: Sequence[AppConfig] | None = None, **kwargs: Any) ->
         errors.append(
             Error("BLIND_INDEX_KEY is also one of PII_KEYS.", hint="Use a key of its own.", id="preferences.E003")
         )
+    return errors
+
+
+def check_recipient_settings(app_configs: Sequence[AppConfig] | None = None, **kwargs: Any) -> list[CheckMessage]:
+    """``preferences.E004``: QUIET_HOURS_WITHOUT_ZONE is not a zone; ``preferences.E005``: DEVICE_MAX_AGE_DAYS is not
+    positive."""
+    errors: list[CheckMessage] = []
+    zoneless: str = settings.QUIET_HOURS_WITHOUT_ZONE
+    if zoneless not in (ZONELESS_SEND, ZONELESS_SUPPRESS):
+        try:
+            profile.check_time_zone(zoneless or "blank")
+        except profile.InvalidValue:
+            hint = f"Set an IANA time zone name such as UTC, or {ZONELESS_SUPPRESS!r}, or {ZONELESS_SEND!r}."
+            errors.append(Error("QUIET_HOURS_WITHOUT_ZONE is not a time zone.", hint=hint, id="preferences.E004"))
+    if settings.DEVICE_MAX_AGE_DAYS < 1:
+        errors.append(Error("DEVICE_MAX_AGE_DAYS is not positive.", hint="Set days, e.g. 270.", id="preferences.E005"))
     return errors

@@ -1,5 +1,6 @@
 """The tables of this app. Addresses and tokens exist as ciphertext (``_ct``) and blind index (``_bi``) only."""
 
+from datetime import timedelta
 from typing import ClassVar
 
 from django.db import models
@@ -7,7 +8,7 @@ from django.db.models import F, Q
 from django.db.models.functions import Greatest, Now
 
 from apps.channels import Channel
-from apps.preferences import profile
+from apps.preferences import categories, profile, quiet_hours
 
 CHANNEL_CHOICES = [(channel.value, channel.label) for channel in Channel]
 
@@ -110,7 +111,7 @@ class Recipient(models.Model):
 
 
 class ChannelPreference(models.Model):
-    """A recipient's word about one channel. No row means nothing was said: the channel is on."""
+    """A recipient's word about one channel. No row means nothing was said: each category's default holds."""
 
     id = models.BigAutoField(primary_key=True)
     # The unique constraint's index begins with the recipient: no second one.
@@ -129,6 +130,128 @@ class ChannelPreference(models.Model):
 
     def __str__(self) -> str:
         return f"{Channel(self.channel).label}: {'on' if self.is_enabled else 'off'}"
+
+
+class Category(models.Model):
+    """A kind of messages with rules of its own. A key in use never changes, and no row is deleted: recipients' wishes
+    and the log refer to it. A retired category (``is_active`` off) is refused by intake; what is under way with it
+    keeps its rules."""
+
+    class Kind(models.TextChoices):
+        GENERAL = categories.Kind.GENERAL.value, "General"
+        TRANSACTIONAL = categories.Kind.TRANSACTIONAL.value, "Transactional"
+        MARKETING = categories.Kind.MARKETING.value, "Marketing"
+        CRITICAL = categories.Kind.CRITICAL.value, "Critical: passes quiet hours and caps, no opt-out"
+
+    class QuietHoursRule(models.TextChoices):
+        DEFER = categories.QuietHoursRule.DEFER.value, "Wait for their end"
+        SUPPRESS = categories.QuietHoursRule.SUPPRESS.value, "Do not send"
+        SEND = categories.QuietHoursRule.SEND.value, "Send all the same"
+
+    class CapRule(models.TextChoices):
+        DEFER = categories.CapRule.DEFER.value, "Wait until the next one fits"
+        SUPPRESS = categories.CapRule.SUPPRESS.value, "Do not send"
+
+    id = models.SmallAutoField(primary_key=True)
+    key = models.CharField(max_length=categories.KEY_MAX_LENGTH, blank=True)
+    name = models.CharField(max_length=100)
+    description = models.CharField(max_length=500, blank=True, default="", db_default="")
+    kind = models.CharField(max_length=16, choices=Kind.choices, default=Kind.GENERAL)
+    is_active = models.BooleanField("active", default=True, db_default=True)
+    push_default = models.BooleanField("push on by default", default=True, db_default=True)
+    sms_default = models.BooleanField("sms on by default", default=True, db_default=True)
+    email_default = models.BooleanField("e-mail on by default", default=True, db_default=True)
+    quiet_hours = models.CharField(
+        "in quiet hours", max_length=8, choices=QuietHoursRule.choices, default=QuietHoursRule.DEFER
+    )
+    cap_limit = models.PositiveSmallIntegerField("cap: messages", null=True, blank=True)
+    cap_period_s = models.PositiveIntegerField("cap: in how many seconds", null=True, blank=True)
+    cap_rule = models.CharField("beyond the cap", max_length=8, choices=CapRule.choices, default=CapRule.DEFER)
+    created_at = models.DateTimeField(db_default=Now())
+    updated_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        verbose_name_plural = "categories"
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["key"], name="category_key_unique"),
+            models.CheckConstraint(name="category_key_charset", condition=Q(key__regex=categories.KEY_PATTERN)),
+            models.CheckConstraint(
+                name="category_cap",
+                condition=Q(cap_limit__isnull=True, cap_period_s__isnull=True)
+                | Q(
+                    cap_limit__isnull=False,
+                    cap_period_s__isnull=False,
+                    cap_limit__range=(1, categories.CAP_MAX),
+                    cap_period_s__range=(
+                        categories.CAP_MIN_PERIOD // timedelta(seconds=1),
+                        categories.CAP_MAX_PERIOD // timedelta(seconds=1),
+                    ),
+                ),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.key or "(default)"
+
+
+class CategoryPreference(models.Model):
+    """A recipient's word about one category on one channel. No row means nothing was said about it."""
+
+    id = models.BigAutoField(primary_key=True)
+    # The unique constraint's index begins with the recipient; a category's rows are never looked for.
+    recipient = models.ForeignKey(
+        Recipient, on_delete=models.CASCADE, related_name="category_preferences", db_index=False
+    )
+    category = models.ForeignKey(Category, on_delete=models.PROTECT, related_name="+", db_index=False)
+    channel = models.PositiveSmallIntegerField(choices=CHANNEL_CHOICES)
+    is_enabled = models.BooleanField("enabled", default=True)
+    updated_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["recipient", "category", "channel"], name="category_preference_unique"),
+            models.CheckConstraint(name="category_preference_channel", condition=Q(channel__in=list(Channel))),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.category}, {Channel(self.channel).label}: {'on' if self.is_enabled else 'off'}"
+
+
+class QuietHours(models.Model):
+    """A window in which a recipient does not want to be disturbed, on the clock of their time zone; see
+    ``quiet_hours.Window``."""
+
+    id = models.BigAutoField(primary_key=True)
+    recipient = models.ForeignKey(Recipient, on_delete=models.CASCADE, related_name="quiet_hours", db_index=False)
+    days = models.PositiveSmallIntegerField()
+    start_minute = models.PositiveSmallIntegerField()
+    end_minute = models.PositiveSmallIntegerField()
+
+    class Meta:
+        verbose_name_plural = "quiet hours"
+        constraints: ClassVar = [
+            models.UniqueConstraint(
+                fields=["recipient", "days", "start_minute", "end_minute"], name="quiet_hours_unique"
+            ),
+            models.CheckConstraint(
+                name="quiet_hours_window",
+                condition=Q(
+                    days__range=(1, quiet_hours.EVERY_DAY),
+                    start_minute__range=(0, quiet_hours.DAY_MINUTES - 1),
+                    end_minute__range=(0, quiet_hours.DAY_MINUTES),
+                )
+                & ~Q(start_minute=F("end_minute")),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        start, end = quiet_hours.format_minute(self.start_minute), quiet_hours.format_minute(self.end_minute)
+        return f"{start}-{end} on {', '.join(quiet_hours.day_names(self.days))}"
+
+    @property
+    def window(self) -> quiet_hours.Window:
+        """The row as plain data."""
+        return quiet_hours.Window(self.days, self.start_minute, self.end_minute)
 
 
 class Platform(models.TextChoices):
@@ -164,6 +287,8 @@ class Device(models.Model):
             models.Index(
                 fields=["deactivated_at"], name="device_deactivated_at", condition=Q(deactivated_at__isnull=False)
             ),
+            # For the ageing of devices that are not seen any more.
+            models.Index(fields=["last_seen_at"], name="device_last_seen_at", condition=Q(deactivated_at__isnull=True)),
         ]
 
     def __str__(self) -> str:

@@ -7,21 +7,27 @@ from django.db import connection
 
 from apps.channels import Channel
 from apps.preferences import addresses, cache, cipher
-from apps.preferences.models import ChannelPreference, Device, Recipient
-from apps.preferences.snapshots import NO_CHANNELS, DeviceSnapshot, RecipientSnapshot, channels_of
+from apps.preferences.catalogue import find_category, load_categories
+from apps.preferences.models import Category, CategoryPreference, ChannelPreference, Device, QuietHours, Recipient
+from apps.preferences.quiet_hours import NO_WINDOWS, unpack_window
+from apps.preferences.snapshots import NO_CHANNELS, DeviceSnapshot, RecipientSnapshot
+from apps.preferences.stated import StatedPreferences
 
 __all__ = [
     "CONTACT_COLUMNS",
     "DeviceSnapshot",
     "RecipientSnapshot",
+    "find_category",
+    "load_categories",
     "load_snapshots",
     "mask_contact",
     "mask_token",
     "reveal_address",
     "reveal_contact",
     "reveal_token",
-    "select_channels",
+    "select_categories",
     "select_devices",
+    "select_preferences",
     "select_recipient",
     "select_versions",
 ]
@@ -36,8 +42,13 @@ _VERSIONS_SQL: Final = "SELECT user_id, id, version FROM preferences_recipient W
 _RECIPIENTS_SQL: Final = """
 SELECT r.id, r.user_id, r.version, r.is_opted_out, r.erased_at IS NOT NULL, r.locale, r.time_zone,
        r.email_ct, r.phone_ct,
-       (SELECT coalesce(bit_or(1 << p.channel), 0) FROM preferences_channelpreference p
-         WHERE p.recipient_id = r.id AND NOT p.is_enabled),
+       (SELECT coalesce(bit_or(1 << CASE WHEN p.is_enabled THEN p.channel + 8 ELSE p.channel END), 0)
+          FROM preferences_channelpreference p WHERE p.recipient_id = r.id),
+       (SELECT array_agg(c.category_id::int << 16 | 1 << CASE WHEN c.is_enabled THEN c.channel + 8 ELSE c.channel END)
+          FROM preferences_categorypreference c WHERE c.recipient_id = r.id),
+       (SELECT array_agg(q.days::int << 22 | q.start_minute::int << 11 | q.end_minute
+                         ORDER BY q.days, q.start_minute, q.end_minute)
+          FROM preferences_quiethours q WHERE q.recipient_id = r.id),
        EXISTS (SELECT FROM preferences_suppression s
                 WHERE s.channel = %s AND s.address_bi = r.email_bi AND s.lifted_at IS NULL),
        EXISTS (SELECT FROM preferences_suppression s
@@ -108,7 +119,9 @@ def _read_snapshots(user_ids: list[str]) -> dict[str, RecipientSnapshot]:
             zone,
             email,
             phone,
-            disabled,
+            channel_wishes,
+            category_wishes,
+            windows,
             no_email,
             no_phone,
         ) = row
@@ -119,7 +132,9 @@ def _read_snapshots(user_ids: list[str]) -> dict[str, RecipientSnapshot]:
             version=version,
             is_opted_out=is_opted_out,
             is_erased=is_erased,
-            disabled_channels=channels_of(disabled),
+            channel_wishes=channel_wishes,
+            category_wishes=_by_category(category_wishes) if category_wishes else {},
+            quiet_hours=tuple(map(unpack_window, windows)) if windows else NO_WINDOWS,
             suppressed_channels=_suppressed(no_email, no_phone, recipient_id in suppressed_devices and not own_devices),
             locale=locale,
             time_zone=zone,
@@ -128,6 +143,13 @@ def _read_snapshots(user_ids: list[str]) -> dict[str, RecipientSnapshot]:
             devices=own_devices,
         )
     return snapshots
+
+
+def _by_category(packed: Sequence[int]) -> dict[int, int]:
+    wishes: dict[int, int] = {}
+    for number in packed:
+        wishes[number >> 16] = wishes.get(number >> 16, 0) | number & 0xFFFF
+    return wishes
 
 
 def _suppressed(has_email: bool, has_phone: bool, has_push: bool) -> frozenset[Channel]:
@@ -158,11 +180,25 @@ def select_recipient(user_id: str) -> Recipient | None:
     return Recipient.objects.filter(user_id=user_id, erased_at=None).first()
 
 
-def select_channels(recipient_id: int) -> dict[Channel, bool]:
-    """Every channel and whether the recipient has it switched on."""
-    rows = ChannelPreference.objects.filter(recipient_id=recipient_id).values_list("channel", "is_enabled")
-    stated = dict(rows)
-    return {channel: stated.get(channel, True) for channel in Channel}
+def select_preferences(recipient: Recipient) -> StatedPreferences:
+    """What the recipient said, as PostgreSQL has it."""
+    categories: dict[str, dict[Channel, bool]] = {}
+    rows = CategoryPreference.objects.filter(recipient=recipient).order_by("category__key", "channel")
+    for key, channel, is_enabled in rows.values_list("category__key", "channel", "is_enabled"):
+        categories.setdefault(key, {})[Channel(channel)] = is_enabled
+    channels = ChannelPreference.objects.filter(recipient=recipient).order_by("channel")
+    return StatedPreferences(
+        is_opted_out=recipient.is_opted_out,
+        time_zone=recipient.time_zone,
+        channels={Channel(channel): wish for channel, wish in channels.values_list("channel", "is_enabled")},
+        categories=categories,
+        quiet_hours=tuple(sorted(row.window for row in QuietHours.objects.filter(recipient=recipient))),
+    )
+
+
+def select_categories() -> list[Category]:
+    """The categories that new messages may name, by key."""
+    return list(Category.objects.filter(is_active=True).order_by("key"))
 
 
 def select_devices(recipient_id: int) -> list[Device]:

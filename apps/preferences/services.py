@@ -1,5 +1,5 @@
-"""Writes about recipients and their preferences (devices: ``devices.py``; suppressions: ``suppressions.py``, both
-offered here too). Each is one atomic block that raises the recipient's version in the same transaction, so that
+"""Writes about recipients (what they want: ``wishes.py``; devices: ``devices.py``; suppressions: ``suppressions.py``;
+all offered here too). Each is one atomic block that raises the recipient's version in the same transaction, so that
 every decision made after the commit sees it; the cache is tidied after the commit.
 
 Do not wrap several calls in one transaction: each takes its locks in the order of ``locks.py``.
@@ -18,11 +18,14 @@ from apps.channels import Channel
 from apps.preferences import addresses, cipher, profile, selectors
 from apps.preferences.devices import deactivate_device, register_device, remove_device
 from apps.preferences.locks import UnknownRecipient, lock_addresses, lock_recipient, touch_recipients
-from apps.preferences.models import ChannelPreference, Recipient
+from apps.preferences.models import Recipient
 from apps.preferences.suppressions import lift_suppression, suppress_address, suppress_blind_index
+from apps.preferences.wishes import PreferencesChanged, UnknownCategory, update_preferences
 
 __all__ = [
     "UNCHANGED",
+    "PreferencesChanged",
+    "UnknownCategory",
     "UnknownRecipient",
     "deactivate_device",
     "erase_recipient",
@@ -122,39 +125,18 @@ def upsert_recipient(
 
 
 @transaction.atomic
-def update_preferences(
-    *, user_id: str, is_opted_out: bool | None = None, channels: Mapping[Channel, bool] | None = None
-) -> Recipient:
-    """Store the person's word: what is given replaces what was said before, what is not given stays.
-    Raises ``UnknownRecipient``."""
-    recipient = lock_recipient(user_id)
-    stated = dict(ChannelPreference.objects.filter(recipient=recipient).values_list("channel", "is_enabled"))
-    changed = {channel: wish for channel, wish in (channels or {}).items() if stated.get(channel) is not wish}
-    ChannelPreference.objects.bulk_create(
-        [
-            ChannelPreference(recipient=recipient, channel=channel.value, is_enabled=wish, updated_at=timezone.now())
-            for channel, wish in changed.items()
-        ],
-        update_conflicts=True,
-        unique_fields=["recipient", "channel"],
-        update_fields=["is_enabled", "updated_at"],
-    )
-    if is_opted_out is not None and recipient.is_opted_out is not is_opted_out:
-        touch_recipients([recipient], is_opted_out=is_opted_out)
-    elif changed:
-        touch_recipients([recipient])
-    return recipient
-
-
-@transaction.atomic
 def erase_recipient(*, user_id: str) -> None:
-    """Remove everything we hold about the person: contact points, devices, locale, time zone, attributes.
+    """Remove everything we hold about the person: contact points, devices, locale, time zone, attributes, quiet hours
+    and what they had switched on.
 
     What stays is the caller's id as an empty tombstone and the opt-outs, which hold nothing personal: a person
     who said no and comes back under the same id has still said no. Suppressions stay too, as keyed hashes.
     Raises ``UnknownRecipient``."""
     recipient = lock_recipient(user_id)
     recipient.devices.all().delete()
+    recipient.quiet_hours.all().delete()
+    recipient.channel_preferences.filter(is_enabled=True).delete()
+    recipient.category_preferences.filter(is_enabled=True).delete()
     touch_recipients(
         [recipient],
         email_ct=None,

@@ -1,11 +1,12 @@
 """What a decision and a delivery need to know about one recipient, as plain data."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import msgspec
 
 from apps.channels import Channel
+from apps.preferences.quiet_hours import NO_WINDOWS, Window
 
 NO_CHANNELS: Final[frozenset[Channel]] = frozenset()
 
@@ -20,20 +21,30 @@ class DeviceSnapshot(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 class RecipientSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     """A recipient as of ``version``. Addresses are ciphertext; an address under suppression is listed in
-    ``suppressed_channels`` (push: when no other device is left), and a suppressed device is left out."""
+    ``suppressed_channels`` (push: when no other device is left), and a suppressed device is left out.
+
+    ``channel_wishes`` and, by category id, ``category_wishes`` are what the person said, as bit masks: bit ``n`` is
+    "not on channel n", bit ``8 + n`` is "yes on channel n", neither is "nothing said"; see ``has_said``."""
 
     recipient_id: int
     user_id: str
     version: int
     is_opted_out: bool = False
     is_erased: bool = False
-    disabled_channels: frozenset[Channel] = NO_CHANNELS
+    channel_wishes: int = 0
+    category_wishes: dict[int, int] = {}
+    quiet_hours: tuple[Window, ...] = NO_WINDOWS
     suppressed_channels: frozenset[Channel] = NO_CHANNELS
     locale: str = ""
     time_zone: str = ""
     email_ct: bytes | None = None
     phone_ct: bytes | None = None
     devices: tuple[DeviceSnapshot, ...] = ()
+
+    @property
+    def disabled_channels(self) -> frozenset[Channel]:
+        """The channels switched off as such; a word on a category may say otherwise for it."""
+        return _CHANNEL_SETS[self.channel_wishes & 0xF]
 
     def has_address(self, channel: Channel) -> bool:
         """Whether there is anything to send to on ``channel``."""
@@ -44,6 +55,16 @@ class RecipientSnapshot(msgspec.Struct, frozen=True, kw_only=True):
                 return self.phone_ct is not None
             case Channel.EMAIL:
                 return self.email_ct is not None
+
+
+def has_said(wishes: int, channel: Channel, *, wish: bool) -> bool:
+    """Whether ``wishes`` (a bit mask as in ``RecipientSnapshot``) hold the word ``wish`` on ``channel``."""
+    return bool(wishes >> (channel + 8 if wish else channel) & 1)
+
+
+def wishes_of(words: Mapping[Channel, bool]) -> int:
+    """What was said about channels as a bit mask; the inverse of asking ``has_said`` for each."""
+    return sum(1 << (channel + 8 if wish else channel) for channel, wish in words.items())
 
 
 # A set of channels travels as a bit mask; every possible set is made once.

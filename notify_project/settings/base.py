@@ -130,6 +130,12 @@ JWT_AUDIENCE: str = env.str("JWT_AUDIENCE", default="notify")
 # While Redis is away each web or worker process allows itself this share of every rate limit: 1 / number of processes.
 RATE_LIMIT_LOCAL_SHARE: float = env.float("RATE_LIMIT_LOCAL_SHARE", default=0.25)
 
+# --- Preferences (see apps/preferences/) ------------------------------------------------------------------------------
+# Quiet hours of somebody whose time zone is not known: the zone to read them in, or "suppress", or "send".
+QUIET_HOURS_WITHOUT_ZONE: str = env.str("QUIET_HOURS_WITHOUT_ZONE", default="UTC")
+# A device not seen for so long is switched off: FCM drops Android tokens after 270 days.
+DEVICE_MAX_AGE_DAYS: int = env.int("DEVICE_MAX_AGE_DAYS", default=270)
+
 # --- Providers (see apps/providers/registry.py) -----------------------------------------------------------------------
 PROVIDER_CA_FILE: str = env.str("PROVIDER_CA_FILE", default="")
 PROVIDER_TIMEOUT_S: float = env.float("PROVIDER_TIMEOUT_S", default=2.0)

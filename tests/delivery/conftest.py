@@ -18,7 +18,7 @@ from rest_framework.test import APIClient
 
 from apps.clients.models import Client
 from apps.delivery import doorbell
-from apps.preferences import cache
+from apps.preferences import cache, catalogue
 from apps.providers import gateway
 from apps.providers.messages import ProviderRequest, ProviderResponse, TransportFailure
 from tests.clients.factories import make_api_key, make_client
@@ -68,10 +68,12 @@ def wire(monkeypatch: pytest.MonkeyPatch, accounts: None) -> Wire:
 def _clean_stores() -> Iterator[None]:
     get_redis_connection("default").flushdb()
     cache.availability.reset()
+    catalogue.forget_categories()
     doorbell.reset()
     with current_app.connection_for_write() as connection:
         connection.default_channel.client.flushdb()
     yield
+    catalogue.forget_categories()
     doorbell.reset()
 
 

@@ -4,7 +4,7 @@ import pytest
 from django_redis import get_redis_connection
 from redis import Redis
 
-from apps.preferences import cache
+from apps.preferences import cache, catalogue
 
 
 @pytest.fixture(autouse=True)
@@ -16,3 +16,11 @@ def redis() -> Iterator[Redis]:
     yield connection
     connection.flushdb()
     cache.availability.reset()
+
+
+@pytest.fixture(autouse=True)
+def _forget_categories() -> Iterator[None]:
+    """What a test did to the categories was rolled back; the process must not remember it."""
+    catalogue.forget_categories()
+    yield
+    catalogue.forget_categories()

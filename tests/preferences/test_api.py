@@ -6,9 +6,9 @@ from rest_framework.response import Response
 from rest_framework.test import APIClient
 
 from apps.channels import Channel
-from apps.preferences import selectors, services
+from apps.preferences import catalogue, selectors, services
 from apps.preferences.devices import MAX_ACTIVE_DEVICES
-from apps.preferences.models import Device, Recipient
+from apps.preferences.models import Category, Device, Recipient
 from tests.clients.factories import make_api_key, make_client
 from tests.preferences.factories import RecipientFactory
 
@@ -175,19 +175,147 @@ def test_impossible_user_id_is_a_problem_of_the_caller(api: APIClient, method: s
 # --- preferences ------------------------------------------------------------------------------------------------------
 
 
+NOTHING_SAID = {"push": None, "sms": None, "email": None}
+ON = {"push": True, "sms": True, "email": True}
+PATH = "/v1/users/user-1/preferences"
+
+
 def test_preferences_given_replace_and_the_others_stay(api: APIClient) -> None:
     RecipientFactory(user_id="user-1")
-    path = "/v1/users/user-1/preferences"
-    everything_on = {"opted_out": False, "channels": {"push": True, "sms": True, "email": True}}
-    assert send(api, "get", path).json() == everything_on
-    answer = send(api, "put", path, {"channels": {"sms": False}})
+    fresh = {
+        "opted_out": False,
+        "time_zone": "Europe/Berlin",
+        "channels": NOTHING_SAID,
+        "categories": {},
+        "quiet_hours": [],
+        "effective": dict.fromkeys(["", "critical", "marketing", "transactional"], ON),
+    }
+    assert send(api, "get", PATH).json() == fresh
+    answer = send(api, "put", PATH, {"channels": {"sms": False}})
     assert (answer.status_code, answer.json()) == (
         200,
-        everything_on | {"channels": {"push": True, "sms": False, "email": True}},
+        fresh
+        | {
+            "channels": NOTHING_SAID | {"sms": False},
+            "effective": dict.fromkeys(fresh["effective"], ON | {"sms": False}),
+        },
     )
-    assert send(api, "put", path, {"opted_out": True}).json()["channels"]["sms"] is False
-    assert send(api, "put", path, {}).json() == send(api, "get", path).json()
+    assert send(api, "put", PATH, {"opted_out": True}).json()["channels"]["sms"] is False
+    assert send(api, "put", PATH, {}).json() == send(api, "get", PATH).json()
     assert selectors.load_snapshots({"user-1": 0})["user-1"].is_opted_out
+
+
+WINDOWS = [
+    {"days": ["sat", "sun"], "start": "00:00", "end": "24:00"},
+    {"days": ["mon", "tue", "wed", "thu", "fri"], "start": "22:00", "end": "07:30"},
+]
+
+
+def test_everything_said_is_shown_as_it_was_said(api: APIClient) -> None:
+    RecipientFactory(user_id="user-1")
+    body = {
+        "opted_out": True,
+        "time_zone": "Asia/Tokyo",
+        "channels": {"push": True, "sms": False, "email": None},
+        "categories": {"marketing": {"email": False}, "": {"push": False, "sms": True}},
+        "quiet_hours": WINDOWS[::-1],
+    }
+    answer = send(api, "put", PATH, body).json()
+    assert {name: answer[name] for name in body} == body
+    assert not any(on for channels in answer["effective"].values() for on in channels.values())
+    answer = send(api, "put", PATH, {"opted_out": False}).json()
+    assert answer["effective"][""] == {"push": False, "sms": True, "email": True}
+    assert answer["effective"]["marketing"] == {"push": True, "sms": False, "email": False}
+    assert answer["effective"]["critical"] == {"push": True, "sms": False, "email": True}
+
+
+def test_answer_sent_back_changes_nothing(api: APIClient) -> None:
+    recipient = RecipientFactory(user_id="user-1")
+    send(api, "put", PATH, {"categories": {"marketing": {"sms": True}}, "quiet_hours": WINDOWS})
+    version = selectors.select_versions(["user-1"])["user-1"][1]
+    assert version > recipient.version
+    shown = send(api, "get", PATH)
+    again = send(api, "put", PATH, shown.json())
+    assert (again.status_code, again.json(), again["ETag"]) == (200, shown.json(), shown["ETag"])
+    assert selectors.select_versions(["user-1"])["user-1"][1] == version
+
+
+def test_null_takes_a_word_back(api: APIClient) -> None:
+    RecipientFactory(user_id="user-1")
+    fresh = send(api, "get", PATH)
+    body = {"channels": {"sms": False}, "categories": {"marketing": {"email": False}}, "quiet_hours": WINDOWS}
+    assert send(api, "put", PATH, body).json() != fresh.json()
+    body = {"channels": {"sms": None}, "categories": {"marketing": {"email": None}}, "quiet_hours": None}
+    back = send(api, "put", PATH, body)
+    assert (back.json(), back["ETag"]) == (fresh.json(), fresh["ETag"])
+
+
+def test_time_zone_is_the_profile_s(api: APIClient) -> None:
+    send(api, "put", "/v1/users/user-1", PROFILE)
+    assert send(api, "get", PATH).json()["time_zone"] == "Europe/Berlin"
+    assert send(api, "put", PATH, {"time_zone": ""}).status_code == 200
+    assert send(api, "get", "/v1/users/user-1").json()["time_zone"] == ""
+
+
+def put_if(api: APIClient, tag: str, body: Any) -> Response:
+    return api.put(PATH, body, format="json", headers={"If-Match": tag})
+
+
+def test_change_of_what_has_changed_in_the_meantime_is_refused(api: APIClient) -> None:
+    RecipientFactory(user_id="user-1")
+    first = send(api, "get", PATH)["ETag"]
+    assert first.startswith('"')
+    second = put_if(api, first, {"opted_out": True})
+    assert second.status_code == 200
+    assert second["ETag"] not in {first, ""}
+    late = put_if(api, first, {"opted_out": False})
+    assert (late.status_code, late.json()["type"]) == (412, "/problems/preferences-changed")
+    assert send(api, "get", PATH)["ETag"] == second["ETag"]
+    for tag, status in {
+        f'"x", {second["ETag"]}': 200,
+        "*": 200,
+        f"W/{second['ETag']}": 412,
+        '"x"': 412,
+        '""': 412,
+        "x": 400,
+        f"{second['ETag']}x": 400,
+        '"': 400,
+    }.items():
+        assert put_if(api, tag, {"opted_out": True}).status_code == status, tag
+
+
+def test_devices_and_profile_do_not_change_the_tag_of_preferences(api: APIClient) -> None:
+    RecipientFactory(user_id="user-1", locale="")
+    tag = send(api, "get", PATH)["ETag"]
+    send(api, "post", "/v1/users/user-1/devices", {"token": "one-more", "platform": "ios"})
+    send(api, "put", "/v1/users/user-1", {"locale": "de", "time_zone": "Europe/Berlin"})
+    assert put_if(api, tag, {}).status_code == 200
+
+
+def test_categories_are_listed_with_their_rules(api: APIClient) -> None:
+    Category.objects.filter(key="marketing").update(cap_limit=3, cap_period_s=86_400, email_default=False)
+    Category.objects.create(key="old-news", name="Old news", is_active=False)
+    catalogue.forget_categories()
+    listed = {category["key"]: category for category in send(api, "get", "/v1/categories").json()["categories"]}
+    assert list(listed) == ["", "critical", "marketing", "transactional"]
+    assert listed["marketing"] == {
+        "key": "marketing",
+        "name": "Marketing",
+        "description": "Offers and news.",
+        "kind": "marketing",
+        "defaults": {"push": True, "sms": True, "email": False},
+        "quiet_hours": "defer",
+        "cap": {"limit": 3, "period_s": 86_400, "beyond": "defer"},
+    }
+    assert listed["critical"]["quiet_hours"] == "send"
+
+
+def test_word_about_a_retired_category_can_still_be_changed(api: APIClient) -> None:
+    RecipientFactory(user_id="user-1")
+    Category.objects.create(key="old-news", name="Old news", is_active=False)
+    answer = send(api, "put", PATH, {"categories": {"old-news": {"email": False}}})
+    assert answer.json()["categories"] == {"old-news": {"email": False}}
+    assert "old-news" not in answer.json()["effective"]
 
 
 @pytest.mark.parametrize(
@@ -202,7 +330,35 @@ def test_preferences_given_replace_and_the_others_stay(api: APIClient) -> None:
         ({"channels": {"fax": True}}, "/channels/fax"),
         ({"channels": {"sms": "false"}}, "/channels/sms"),
         ({"channels": {"sms": 0}}, "/channels/sms"),
-        ({"channels": {"sms": None}}, "/channels/sms"),
+        ({"time_zone": "Mars/Olympus"}, "/time_zone"),
+        ({"time_zone": None}, "/time_zone"),
+        ({"categories": None}, "/categories"),
+        ({"categories": []}, "/categories"),
+        ({"categories": {"gossip": {"sms": True}}}, "/categories/gossip"),
+        ({"categories": {"a/b": {}}}, "/categories/a~1b"),
+        ({"categories": {"marketing": None}}, "/categories/marketing"),
+        ({"categories": {"marketing": True}}, "/categories/marketing"),
+        ({"categories": {"marketing": {"fax": True}}}, "/categories/marketing/fax"),
+        ({"categories": {"marketing": {"sms": "no"}}}, "/categories/marketing/sms"),
+        ({"categories": {f"c-{n}": {} for n in range(101)}}, "/categories"),
+        ({"quiet_hours": {}}, "/quiet_hours"),
+        ({"quiet_hours": "22:00-07:00"}, "/quiet_hours"),
+        ({"quiet_hours": [None]}, "/quiet_hours/0"),
+        ({"quiet_hours": [{"start": "22:00"}]}, "/quiet_hours/0/end"),
+        ({"quiet_hours": [{"start": "22:00", "end": "7:00"}]}, "/quiet_hours/0/end"),
+        ({"quiet_hours": [{"start": "24:00", "end": "07:00"}]}, "/quiet_hours/0"),
+        ({"quiet_hours": [{"start": "22:00", "end": 7}]}, "/quiet_hours/0/end"),
+        ({"quiet_hours": [{"start": "22:00", "end": "22:00"}]}, "/quiet_hours/0"),
+        ({"quiet_hours": [{"start": "22:60", "end": "07:00"}]}, "/quiet_hours/0/start"),
+        ({"quiet_hours": [{"start": "٢٢:00", "end": "07:00"}]}, "/quiet_hours/0/start"),
+        ({"quiet_hours": [{"start": "22:00", "end": "07:00", "zone": "UTC"}]}, "/quiet_hours/0/zone"),
+        ({"quiet_hours": [{"days": [], "start": "22:00", "end": "07:00"}]}, "/quiet_hours/0/days"),
+        ({"quiet_hours": [{"days": None, "start": "22:00", "end": "07:00"}]}, "/quiet_hours/0/days"),
+        ({"quiet_hours": [{"days": ["Monday"], "start": "22:00", "end": "07:00"}]}, "/quiet_hours/0/days/0"),
+        ({"quiet_hours": [{"days": [1], "start": "22:00", "end": "07:00"}]}, "/quiet_hours/0/days/0"),
+        ({"quiet_hours": [{"start": "00:00", "end": "24:00"}]}, "/quiet_hours/0"),
+        ({"quiet_hours": [{"start": "12:00", "end": "01:00"}, {"start": "01:00", "end": "12:00"}]}, "/quiet_hours"),
+        ({"quiet_hours": [{"start": "22:00", "end": f"07:{n:02}"} for n in range(15)]}, "/quiet_hours"),
         ({"opted_out": True, "channels": {"SMS": True}}, "/channels/SMS"),
     ],
 )

@@ -16,6 +16,7 @@ from redis import Redis
 
 from apps.channels import Channel
 from apps.preferences import cache, selectors, services
+from apps.preferences.categories import DEFAULT_RULES
 from apps.preferences.policy import Action, Reason, decide
 from apps.preferences.snapshots import RecipientSnapshot
 from tests.preferences.factories import RecipientFactory
@@ -180,10 +181,10 @@ def test_opt_out_is_obeyed_in_every_interleaving(
             if step == flush_before:
                 redis.flushdb()
             _take(step, state, django_capture_on_commit_callbacks)
-        decision = decide(state["sender's snapshot"], Channel.EMAIL, "", NOW)  # type: ignore[arg-type]
+        decision = decide(state["sender's snapshot"], Channel.EMAIL, DEFAULT_RULES, NOW)  # type: ignore[arg-type]
         must_obey = order.index(WRITER[0]) < order.index(SENDER[0])
         assert not must_obey or decision.reason is Reason.GLOBAL_OPT_OUT, order
-        assert decide(load_one(), Channel.EMAIL, "", NOW).action is Action.SUPPRESS, order
+        assert decide(load_one(), Channel.EMAIL, DEFAULT_RULES, NOW).action is Action.SUPPRESS, order
 
 
 def _take(step: str, state: dict, capture_on_commit: Callable[..., object]) -> None:
@@ -233,9 +234,9 @@ def test_opt_out_is_obeyed_while_readers_and_flushes_race(redis: Redis) -> None:
     try:
         for _ in range(50):
             services.update_preferences(user_id="u", is_opted_out=True)
-            assert decide(load_one(), Channel.EMAIL, "", NOW).reason is Reason.GLOBAL_OPT_OUT
+            assert decide(load_one(), Channel.EMAIL, DEFAULT_RULES, NOW).reason is Reason.GLOBAL_OPT_OUT
             services.update_preferences(user_id="u", is_opted_out=False)
-            assert decide(load_one(), Channel.EMAIL, "", NOW).reason is Reason.ALLOWED
+            assert decide(load_one(), Channel.EMAIL, DEFAULT_RULES, NOW).reason is Reason.ALLOWED
     finally:
         is_over.set()
         for thread in threads:
@@ -261,9 +262,9 @@ def _point_cache_at(settings: Settings, url: str) -> None:
 def test_absent_redis_costs_nothing_but_time(settings: Settings) -> None:
     RecipientFactory(user_id="u")
     _point_cache_at(settings, "redis://127.0.0.1:1/0")
-    assert decide(load_one(), Channel.EMAIL, "", NOW).action is Action.SEND
+    assert decide(load_one(), Channel.EMAIL, DEFAULT_RULES, NOW).action is Action.SEND
     services.update_preferences(user_id="u", is_opted_out=True)
-    assert decide(load_one(), Channel.EMAIL, "", NOW).reason is Reason.GLOBAL_OPT_OUT
+    assert decide(load_one(), Channel.EMAIL, DEFAULT_RULES, NOW).reason is Reason.GLOBAL_OPT_OUT
 
 
 @pytest.mark.django_db

@@ -4,8 +4,9 @@ from itertools import product
 import pytest
 
 from apps.channels import Channel
+from apps.preferences.categories import DEFAULT_RULES, CategoryRules
 from apps.preferences.policy import Action, Decision, Reason, decide, explain
-from apps.preferences.snapshots import DeviceSnapshot, RecipientSnapshot, channels_of, mask_of
+from apps.preferences.snapshots import DeviceSnapshot, RecipientSnapshot, channels_of, mask_of, wishes_of
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 ALL = frozenset(Channel)
@@ -25,13 +26,13 @@ def make_snapshot(**fields: object) -> RecipientSnapshot:
 
 @pytest.mark.parametrize("channel", Channel)
 def test_nothing_against_it_sends(channel: Channel) -> None:
-    assert decide(make_snapshot(), channel, "", NOW) == Decision(Action.SEND, Reason.ALLOWED)
+    assert decide(make_snapshot(), channel, DEFAULT_RULES, NOW) == Decision(Action.SEND, Reason.ALLOWED)
 
 
 @pytest.mark.parametrize("channel", Channel)
 def test_channel_opt_out_stops_that_channel_only(channel: Channel) -> None:
-    snapshot = make_snapshot(disabled_channels=frozenset({channel}))
-    reasons = {other: decide(snapshot, other, "", NOW).reason for other in Channel}
+    snapshot = make_snapshot(channel_wishes=wishes_of({channel: False}))
+    reasons = {other: decide(snapshot, other, DEFAULT_RULES, NOW).reason for other in Channel}
     assert reasons == {other: Reason.CHANNEL_OPT_OUT if other is channel else Reason.ALLOWED for other in Channel}
 
 
@@ -41,7 +42,7 @@ def test_channel_opt_out_stops_that_channel_only(channel: Channel) -> None:
 )
 def test_missing_address_stops_that_channel_only(fields: dict[str, object], channel: Channel) -> None:
     snapshot = make_snapshot(**fields)
-    reasons = {other: decide(snapshot, other, "", NOW).reason for other in Channel}
+    reasons = {other: decide(snapshot, other, DEFAULT_RULES, NOW).reason for other in Channel}
     assert reasons == {other: Reason.NO_ADDRESS if other is channel else Reason.ALLOWED for other in Channel}
 
 
@@ -50,7 +51,7 @@ def test_first_rule_that_applies_gives_the_reason() -> None:
         snapshot = make_snapshot(
             is_erased=erased,
             is_opted_out=out,
-            disabled_channels=ALL if disabled else frozenset(),
+            channel_wishes=wishes_of(dict.fromkeys(Channel, False)) if disabled else 0,
             suppressed_channels=ALL if suppressed else frozenset(),
             **({"email_ct": None, "phone_ct": None, "devices": ()} if missing else {}),
         )
@@ -67,7 +68,7 @@ def test_first_rule_that_applies_gives_the_reason() -> None:
             if applies
         )
         for channel in Channel:
-            decision = decide(snapshot, channel, "news", NOW)
+            decision = decide(snapshot, channel, CategoryRules(id=7, key="news"), NOW)
             assert decision.reason is expected
             assert decision.action is (Action.SEND if expected is Reason.ALLOWED else Action.SUPPRESS)
             assert decision.rule == expected.label
@@ -85,6 +86,10 @@ def test_stored_numbers_of_reasons_never_change() -> None:
         "quiet_hours": 7,
         "frequency_cap": 8,
         "recipient_erased": 9,
+        "category_off_by_default": 10,
+        "quiet_hours_not_waited_for": 11,
+        "quiet_hours_without_zone": 12,
+        "quiet_hours_without_end": 13,
     }
 
 

@@ -129,7 +129,7 @@ def test_preferences_given_replace_and_the_others_stay() -> None:
     services.update_preferences(user_id="u", channels={Channel.SMS: False})
     services.update_preferences(user_id="u", channels={Channel.EMAIL: False}, is_opted_out=True)
     services.update_preferences(user_id="u", channels={Channel.SMS: True})
-    assert selectors.select_channels(recipient.pk) == {Channel.PUSH: True, Channel.SMS: True, Channel.EMAIL: False}
+    assert selectors.select_preferences(recipient).channels == {Channel.SMS: True, Channel.EMAIL: False}
     snapshot = snapshot_of("u")
     assert snapshot.is_opted_out
     assert snapshot.disabled_channels == {Channel.EMAIL}

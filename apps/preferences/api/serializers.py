@@ -5,9 +5,9 @@ from typing import Any
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from apps.channels import CHANNEL_LABELS, Channel
+from apps.channels import Channel
 from apps.preferences import addresses, profile, selectors
-from apps.preferences.api.fields import AttributesField, FlagField, StrictSerializer, TextField
+from apps.preferences.api.fields import AttributesField, StrictSerializer, TextField
 from apps.preferences.models import Device, Platform, Recipient
 
 
@@ -52,20 +52,6 @@ class RecipientSerializer(serializers.Serializer[Any]):
     attributes = AttributesField(check=profile.check_attributes)
     created_at = serializers.DateTimeField()
     updated_at = serializers.DateTimeField()
-
-
-class ChannelsSerializer(StrictSerializer):
-    """Channel name to on or off."""
-
-    def get_fields(self) -> dict[str, serializers.Field[Any, Any, Any, Any]]:
-        return {label: FlagField(required=False) for label in CHANNEL_LABELS}
-
-
-class PreferencesSerializer(StrictSerializer):
-    """``PUT /v1/users/{user_id}/preferences``: what is given replaces, what is left out stays."""
-
-    opted_out = FlagField(required=False, help_text="Out of everything, whatever the channels say.")
-    channels = ChannelsSerializer(required=False)
 
 
 class DeviceRegistrationSerializer(StrictSerializer):
@@ -113,15 +99,6 @@ def present_recipient(recipient: Recipient) -> dict[str, Any]:
         "attributes": recipient.attributes,
         "created_at": recipient.created_at,
         "updated_at": recipient.updated_at,
-    }
-
-
-def present_preferences(recipient: Recipient) -> dict[str, Any]:
-    """The body of ``PreferencesSerializer``, complete."""
-    channels = selectors.select_channels(recipient.pk)
-    return {
-        "opted_out": recipient.is_opted_out,
-        "channels": {channel.label: is_enabled for channel, is_enabled in channels.items()},
     }
 
 

@@ -5,6 +5,7 @@ from django.urls import path
 from apps.preferences.api import views
 
 urlpatterns = [
+    path("categories", views.CategoriesView.as_view(), name="categories"),
     path("users/<str:user_id>", views.UserView.as_view(), name="user"),
     path("users/<str:user_id>/preferences", views.PreferencesView.as_view(), name="user-preferences"),
     path("users/<str:user_id>/devices", views.DevicesView.as_view(), name="user-devices"),

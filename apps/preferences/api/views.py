@@ -9,7 +9,8 @@ from rest_framework.views import APIView
 
 from apps.channels import Channel
 from apps.preferences import profile, selectors, services
-from apps.preferences.api import serializers
+from apps.preferences.api import serializers, wishes
+from apps.preferences.api.etags import read_if_match, to_etag
 from apps.preferences.models import Recipient
 from apps.problems import Problem
 
@@ -49,7 +50,43 @@ _RECIPIENT_EXAMPLE = OpenApiExample(
     response_only=True,
 )
 _PREFERENCES_EXAMPLE = OpenApiExample(
-    "No text messages", {"opted_out": False, "channels": {"push": True, "sms": False, "email": True}}
+    "No text messages, no marketing by e-mail, quiet nights",
+    {
+        "opted_out": False,
+        "time_zone": "Europe/Berlin",
+        "channels": {"sms": False},
+        "categories": {"marketing": {"email": False}},
+        "quiet_hours": [{"days": ["mon", "tue", "wed", "thu", "fri"], "start": "22:00", "end": "07:00"}],
+    },
+    request_only=True,
+)
+_STATED_EXAMPLE = OpenApiExample(
+    "No text messages, no marketing by e-mail, quiet nights",
+    {
+        "opted_out": False,
+        "time_zone": "Europe/Berlin",
+        "channels": {"push": None, "sms": False, "email": None},
+        "categories": {"marketing": {"email": False}},
+        "quiet_hours": [{"days": ["mon", "tue", "wed", "thu", "fri"], "start": "22:00", "end": "07:00"}],
+        "effective": {
+            "": {"push": True, "sms": False, "email": True},
+            "marketing": {"push": True, "sms": False, "email": False},
+        },
+    },
+    response_only=True,
+)
+_ETAG = OpenApiParameter(
+    "ETag",
+    str,
+    OpenApiParameter.HEADER,
+    response=[200],
+    description="Changes with every change of the preferences.",
+)
+_IF_MATCH = OpenApiParameter(
+    "If-Match",
+    str,
+    OpenApiParameter.HEADER,
+    description="The `ETag` of an earlier answer: if the preferences have changed since, nothing is done (412).",
 )
 _DEVICE_EXAMPLE = OpenApiExample(
     "A phone", {"token": "fGk3-example-token", "platform": "android", "app_id": "com.example.app"}, request_only=True
@@ -149,32 +186,78 @@ class PreferencesView(RecipientView):
         operation_id="users_preferences_get",
         tags=_TAG,
         summary="Show a recipient's preferences",
-        parameters=[_USER_ID],
-        responses={200: serializers.PreferencesSerializer},
-        examples=[_PREFERENCES_EXAMPLE],
+        description="What the person said; `null` is nothing said. The most specific word counts: the global opt-out, "
+        "then the category on the channel, then the channel, then the category's default. `effective` is the result.",
+        parameters=[_USER_ID, _ETAG],
+        responses={200: wishes.PreferencesSerializer},
+        examples=[_STATED_EXAMPLE],
     )
     def get(self, request: Request, user_id: str) -> Response:
-        return Response(serializers.present_preferences(_get_recipient(user_id)))
+        return _show_preferences(_get_recipient(user_id))
 
     @extend_schema(
         operation_id="users_preferences_put",
         tags=_TAG,
         summary="Change a recipient's preferences",
         description="What is given replaces what was there, what is left out stays: "
-        '`{"channels": {"sms": false}}` switches SMS off and touches nothing else. Idempotent. '
-        "After the 200 no send is decided against it.",
-        parameters=[_USER_ID],
-        request=serializers.PreferencesSerializer,
-        responses={200: serializers.PreferencesSerializer},
-        examples=[_PREFERENCES_EXAMPLE],
+        '`{"channels": {"sms": false}}` switches SMS off and touches nothing else; `null` takes a word back. '
+        "Idempotent; the answer of GET sent back changes nothing. After the 200 no send is decided against it.",
+        parameters=[_USER_ID, _ETAG, _IF_MATCH],
+        request=wishes.PreferencesSerializer,
+        responses={
+            200: wishes.PreferencesSerializer,
+            412: OpenApiResponse(description="`If-Match` was given, and the preferences have changed since."),
+        },
+        examples=[_PREFERENCES_EXAMPLE, _STATED_EXAMPLE],
     )
     def put(self, request: Request, user_id: str) -> Response:
-        values = _validated(serializers.PreferencesSerializer(data=request.data))
-        channels = {Channel.from_label(label): wish for label, wish in values.get("channels", {}).items()}
-        recipient = services.update_preferences(
-            user_id=user_id, is_opted_out=values.get("opted_out"), channels=channels
-        )
-        return Response(serializers.present_preferences(recipient))
+        only_if = read_if_match(request.headers.get("If-Match"))
+        values = _validated(wishes.PreferencesSerializer(data=request.data))
+        try:
+            recipient = services.update_preferences(
+                user_id=user_id,
+                is_opted_out=values.get("opted_out"),
+                channels=_to_words(values.get("channels", {})),
+                categories={key: _to_words(words) for key, words in values.get("categories", {}).items()},
+                quiet_hours=(values["quiet_hours"] or ()) if "quiet_hours" in values else None,
+                time_zone=values.get("time_zone"),
+                only_if=only_if,
+            )
+        except services.UnknownCategory as error:
+            wishes.refuse_unknown_categories(error.keys, "categories")
+            raise
+        except services.PreferencesChanged:
+            raise Problem(
+                412,
+                "preferences-changed",
+                "The preferences have changed since the answer whose ETag is in If-Match; read them again.",
+            ) from None
+        return _show_preferences(recipient)
+
+
+def _to_words(labels: dict[str, bool | None]) -> dict[Channel, bool | None]:
+    return {Channel.from_label(label): wish for label, wish in labels.items()}
+
+
+def _show_preferences(recipient: Recipient) -> Response:
+    stated = selectors.select_preferences(recipient)
+    return Response(wishes.present_preferences(stated), headers={"ETag": to_etag(stated.fingerprint)})
+
+
+class CategoriesView(APIView):
+    """What recipients can choose from, and what a notification's ``category`` can be."""
+
+    required_scopes: ClassVar[dict[str, str]] = {"GET": READ}
+
+    @extend_schema(
+        operation_id="categories_list",
+        tags=["Categories"],
+        summary="List the categories with their rules",
+        responses={200: wishes.CategoryListSerializer},
+    )
+    def get(self, request: Request) -> Response:
+        rows = [wishes.present_category(category) for category in selectors.select_categories()]
+        return Response({"categories": rows})
 
 
 class DevicesView(RecipientView):
