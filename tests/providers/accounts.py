@@ -161,6 +161,7 @@ class Account:
     accepted: ProviderResponse
     receipt: WebhookCall
     keyless: Mapping[str, str]  # options without which no receipt can be verified
+    is_signed_in_body: bool = False  # a receipt needs no headers
 
 
 ACCOUNTS = (
@@ -173,6 +174,7 @@ ACCOUNTS = (
         accepted=answer(200, {"name": "projects/example-project/messages/1"}),
         receipt=fcm_ack(),
         keyless={"ack_key": ""},
+        is_signed_in_body=True,
     ),
     Account(
         name="twilio",
