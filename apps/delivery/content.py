@@ -1,10 +1,12 @@
 """What a notification says, as stored: one encrypted JSON blob a notification."""
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
 from uuid import UUID
 
 import msgspec
+from msgspec import Meta
 
 from apps.channels import Channel
 from apps.delivery.ids import delivery_range
@@ -14,15 +16,78 @@ from apps.providers.messages import Message
 SMS_BODY_MAX = 1_600  # Twilio, error 21617: https://www.twilio.com/docs/api/errors/21617
 FCM_PAYLOAD_MAX = 4_096  # https://firebase.google.com/docs/cloud-messaging/customize-messages/set-message-type
 
+SUBJECT_MAX = 78  # RFC 5322, 2.1.1: what a line should not exceed
+
+LINE = r"^[^\x00-\x1f\x7f]*\Z"  # one line: it may become a mail header
+Title = Annotated[str, Meta(max_length=1_000, pattern=LINE)]
+Body = Annotated[str, Meta(min_length=1, max_length=100_000)]
+DataKey = Annotated[str, Meta(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9_.-]+\Z")]
+Data = Annotated[dict[DataKey, Annotated[str, Meta(max_length=4_096)]], Meta(max_length=64)]
+
+
+class PushContent(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What a push says differently, and what only a push has."""
+
+    title: Title | None = None
+    body: Body | None = None
+    data: Data = {}
+    badge: Annotated[int, Meta(ge=0, le=99_999)] | None = None
+    sound: Annotated[str, Meta(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9_. -]+\Z")] | None = None
+
+
+class SmsContent(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What an SMS says differently."""
+
+    body: Body | None = None
+
+
+class EmailContent(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What an e-mail says differently, and what only an e-mail has."""
+
+    title: Title | None = None
+    body: Body | None = None
+    html: Annotated[str, Meta(min_length=1, max_length=500_000)] | None = None
+    from_name: Annotated[str, Meta(min_length=1, max_length=100, pattern=LINE)] | None = None
+
 
 class Content(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The words of a notification, already validated."""
+    """The words of a notification, already validated; a channel's own words win."""
 
     title: str = ""
     body: str = ""
     html: str | None = None
     data: dict[str, str] = {}
     collapse_key: str | None = None
+    push: PushContent = PushContent()
+    sms: SmsContent = SmsContent()
+    email: EmailContent = EmailContent()
+
+    @property
+    def push_title(self) -> str:
+        return self.title if self.push.title is None else self.push.title
+
+    @property
+    def push_body(self) -> str:
+        return self.body if self.push.body is None else self.push.body
+
+    @property
+    def push_data(self) -> dict[str, str]:
+        return {**self.data, **self.push.data}
+
+    @property
+    def sms_body(self) -> str:
+        """The text of an SMS: the body, or the title where there is no body."""
+        return self.sms.body or self.body or self.title
+
+    @property
+    def email_subject(self) -> str:
+        """The subject: the title, or the beginning of the body where there is no title."""
+        title = self.title if self.email.title is None else self.email.title
+        return title or " ".join(self.email_body.split())[:SUBJECT_MAX]
+
+    @property
+    def email_body(self) -> str:
+        return self.body if self.email.body is None else self.email.body
 
 
 class PoisonContentError(Exception):
@@ -54,8 +119,8 @@ def push_payload_bytes(content: Content) -> int:
     """The size of the push payload a provider will see, in bytes, our own two data fields included."""
     low, _ = delivery_range(UUID(int=0))
     payload: Mapping[str, Any] = {
-        "notification": {"title": content.title, "body": content.body},
-        "data": {**content.data, "notify_delivery_id": str(low), "notify_ack": "x" * 22},
+        "notification": {"title": content.push_title, "body": content.push_body},
+        "data": {**content.push_data, "notify_delivery_id": str(low), "notify_ack": "x" * 22},
     }
     return len(msgspec.json.encode(payload))
 
@@ -65,42 +130,58 @@ def find_oversize(content: Content, channels: set[Channel]) -> tuple[str, str] |
     if Channel.PUSH in channels:
         size = push_payload_bytes(content)
         if size > FCM_PAYLOAD_MAX:
-            field = "data" if len(msgspec.json.encode(content.data)) > FCM_PAYLOAD_MAX // 2 else "body"
-            return f"/content/{field}", (
+            return _largest_push_field(content), (
                 f"a push carries at most {FCM_PAYLOAD_MAX} bytes, title, body and data together make {size}; shorten it"
             )
-    if Channel.SMS in channels and len(sms_text(content)) > SMS_BODY_MAX:
-        return "/content/body", f"an SMS carries at most {SMS_BODY_MAX} characters; shorten it"
+    if Channel.SMS in channels and len(content.sms_body) > SMS_BODY_MAX:
+        pointer = "/content/body" if content.sms.body is None else "/content/sms/body"
+        return pointer, f"an SMS carries at most {SMS_BODY_MAX} characters; shorten it"
     return None
 
 
-def sms_text(content: Content) -> str:
-    """The text of an SMS: the body, or the title where there is no body."""
-    return content.body or content.title
+def _largest_push_field(content: Content) -> str:
+    sizes = {
+        "/data": len(msgspec.json.encode(content.data)),
+        "/content/push/data": len(msgspec.json.encode(content.push.data)),
+        "/content/body" if content.push.body is None else "/content/push/body": len(content.push_body.encode()),
+        "/content/title" if content.push.title is None else "/content/push/title": len(content.push_title.encode()),
+    }
+    return max(sizes, key=lambda pointer: sizes[pointer])
 
 
-def to_message(
-    content: Content,
-    *,
-    channel: Channel,
-    delivery_id: str,
-    address: str,
-    is_high: bool,
-    ttl_s: int | None,
-    ack: str | None,
-    callback_url: str | None,
-) -> Message:
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """Everything about one message but its words. See ``Message`` for the fields."""
+
+    delivery_id: str
+    address: str
+    is_high: bool
+    ttl_s: int | None = None
+    ack: str | None = None
+    callback_url: str | None = None
+    platform: str = ""
+    unsubscribe_url: str | None = None
+
+
+def to_message(content: Content, channel: Channel, envelope: Envelope) -> Message:
     """The message an adapter gets for one delivery."""
-    return Message(
-        delivery_id=delivery_id,
-        address=address,
-        title=content.title,
-        body=sms_text(content) if channel is Channel.SMS else content.body,
-        html=content.html if channel is Channel.EMAIL else None,
-        data=content.data,
-        is_high=is_high,
-        ttl_s=ttl_s,
-        collapse_key=content.collapse_key,
-        ack=ack,
-        callback_url=callback_url,
-    )
+    return Message(**_words(content, channel), collapse_key=content.collapse_key, **asdict(envelope))
+
+
+def _words(content: Content, channel: Channel) -> dict[str, Any]:
+    if channel is Channel.PUSH:
+        return {
+            "title": content.push_title,
+            "body": content.push_body,
+            "data": content.push_data,
+            "badge": content.push.badge,
+            "sound": content.push.sound,
+        }
+    if channel is Channel.SMS:
+        return {"body": content.sms_body}
+    return {
+        "title": content.email_subject,
+        "body": content.email_body,
+        "html": content.email.html or content.html,
+        "from_name": content.email.from_name,
+    }

@@ -19,7 +19,7 @@ from structlog.contextvars import bound_contextvars
 
 from apps import metrics
 from apps.channels import Channel, Lane
-from apps.delivery.content import Content, PoisonContentError, open_content, to_message
+from apps.delivery.content import Content, Envelope, PoisonContentError, open_content, to_message
 from apps.delivery.doorbell import ring_deliveries
 from apps.delivery.hygiene import retire_addresses
 from apps.delivery.ids import notification_id_of
@@ -240,9 +240,7 @@ def _ttl_s(notification: NotificationRow, now: datetime) -> int | None:
 
 def _message(parcel: _Parcel, provider: Provider) -> Message:
     delivery_id = str(parcel.claim.id)
-    return to_message(
-        parcel.content,
-        channel=Channel(parcel.claim.channel),
+    envelope = Envelope(
         delivery_id=delivery_id,
         address=parcel.address,
         is_high=parcel.claim.lane == Lane.HIGH,
@@ -250,6 +248,7 @@ def _message(parcel: _Parcel, provider: Provider) -> Message:
         ack=ack_token(delivery_id),
         callback_url=f"{settings.PUBLIC_URL}/v1/webhooks/{provider.alias}?delivery_id={delivery_id}",
     )
+    return to_message(parcel.content, Channel(parcel.claim.channel), envelope)
 
 
 def _dead(claim: Claim, why: str) -> Outcome:

@@ -132,5 +132,6 @@ def accounts(settings: Any, service_account: str, sendgrid_key: ec.EllipticCurve
         },
     }
     settings.PROVIDERS = {
-        alias: {**entry, "options": {**entry["options"], **given[alias]}} for alias, entry in settings.PROVIDERS.items()
+        alias: {**entry, "options": {**entry["options"], **given.get(alias, {})}}
+        for alias, entry in settings.PROVIDERS.items()
     }

@@ -160,10 +160,10 @@ def test_unreadable_content_dies_alone(client_row, wire):
 def test_bug_is_isolated_to_the_row_that_trips_it(client_row, wire, monkeypatch):
     real = dispatch.to_message
 
-    def trip(content, **fields):
+    def trip(content, channel, envelope):
         if content.title == "trip":
             raise RuntimeError("a bug of ours")
-        return real(content, **fields)
+        return real(content, channel, envelope)
 
     monkeypatch.setattr(dispatch, "to_message", trip)  # the bug cannot come from outside
     recipient = RecipientFactory()

@@ -7,21 +7,24 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
+from apps.delivery.content import Body, Data, EmailContent, PushContent, SmsContent, Title
 from apps.problems import FieldError, Problem
 
-Text = Annotated[str, Meta(max_length=100_000)]
 UserId = Annotated[str, Meta(min_length=1, max_length=128, description="Your name for the person.")]
 Moment = Annotated[datetime, Meta(tz=True, description="RFC 3339 with an offset, e.g. 2026-11-22T18:30:00+01:00.")]
 ChannelName = Literal["push", "sms", "email"]
-DataKey = Annotated[str, Meta(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9_.-]+\Z")]
 
 
-class ContentBody(msgspec.Struct, forbid_unknown_fields=True, rename=None):
-    """The words. `title` is a push's title or an e-mail's subject; `html` is for e-mail only."""
+class ContentBody(msgspec.Struct, forbid_unknown_fields=True):
+    """The words. `title` is a push's title or an e-mail's subject; `html` is for e-mail only. Below `push`, `sms` and
+    `email` stand the words that differ on that channel."""
 
-    body: Annotated[str, Meta(min_length=1, max_length=100_000)]
-    title: Annotated[str, Meta(max_length=1_000)] = ""
-    html: Annotated[str, Meta(max_length=500_000)] | None = None
+    body: Body
+    title: Title = ""
+    html: Annotated[str, Meta(min_length=1, max_length=500_000)] | None = None
+    push: PushContent = PushContent()
+    sms: SmsContent = SmsContent()
+    email: EmailContent = EmailContent()
 
 
 class NotificationBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -46,7 +49,7 @@ class NotificationBody(msgspec.Struct, forbid_unknown_fields=True):
         ]
         | None
     ) = None
-    data: Annotated[dict[DataKey, Annotated[str, Meta(max_length=4_096)]], Meta(max_length=64)] = {}
+    data: Data = {}
     collapse_key: Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[\x21-\x7e]+\Z")] | None = None
     send_at: Moment | None = None
     expires_at: Moment | None = None

@@ -227,7 +227,8 @@ def _idempotency_key(request: Request) -> str:
 
 
 def _to_order(request: Request, body: NotificationBody, key: str) -> intake.Order:
-    _check_data(body.data)
+    _check_data(body.data, "/data")
+    _check_data(body.content.push.data, "/content/push/data")
     return intake.Order(
         client_id=_client_id(request),
         idempotency_key=key,
@@ -242,6 +243,9 @@ def _to_order(request: Request, body: NotificationBody, key: str) -> intake.Orde
             html=body.content.html,
             data=body.data,
             collapse_key=body.collapse_key,
+            push=body.content.push,
+            sms=body.content.sms,
+            email=body.content.email,
         ),
         trace_id=current_trace_id(),
         channels=_channels(body),
@@ -258,8 +262,8 @@ def _channels(body: NotificationBody) -> tuple[Channel, ...] | None:
     return (Channel.from_label(body.type),) if body.type in CHANNEL_LABELS else None
 
 
-def _check_data(data: dict[str, str]) -> None:
+def _check_data(data: dict[str, str], pointer: str) -> None:
     # Keys that FCM reserves: https://firebase.google.com/docs/reference/fcm/rest/v1/projects.messages (data)
     for name in data:
         if name in RESERVED_DATA_NAMES or name.startswith(RESERVED_DATA):
-            raise invalid_field(f"/data/{name}", "this name is reserved; choose another")
+            raise invalid_field(f"{pointer}/{name}", "this name is reserved; choose another")
