@@ -140,11 +140,27 @@ DEVICE_MAX_AGE_DAYS: int = env.int("DEVICE_MAX_AGE_DAYS", default=270)
 PROVIDER_CA_FILE: str = env.str("PROVIDER_CA_FILE", default="")
 PROVIDER_TIMEOUT_S: float = env.float("PROVIDER_TIMEOUT_S", default=2.0)
 PROVIDER_CONNECT_TIMEOUT_S: float = env.float("PROVIDER_CONNECT_TIMEOUT_S", default=1.0)
-# One entry per provider account: a stable number (stored with deliveries), the adapter, its options.
+# A provider at which half of the calls fail is left alone for so long, twice as long each time it has not recovered.
+BREAKER_OPEN_S: float = env.float("BREAKER_OPEN_S", default=5.0)
+BREAKER_MAX_OPEN_S: float = env.float("BREAKER_MAX_OPEN_S", default=60.0)
+
+
+def _quota(prefix: str, per_second: int = 0, per_minute: int = 0) -> dict[str, int]:
+    """Messages an account may send, 0 for no limit: what the provider publishes, unless the environment says else."""
+    return {
+        "per_second": env.int(f"{prefix}_QUOTA_PER_SECOND", default=per_second),
+        "per_minute": env.int(f"{prefix}_QUOTA_PER_MINUTE", default=per_minute),
+    }
+
+
+# One entry per provider account: a stable number (stored with deliveries), the adapter, its quota, its options, and
+# those of them without which the account is switched off.
 PROVIDERS: dict[str, dict[str, Any]] = {
     "fcm": {
         "id": 1,
         "adapter": "apps.providers.adapters.fcm.FcmAdapter",
+        "quota": _quota("FCM", per_second=10_000, per_minute=600_000),
+        "credentials": ("service_account_file",),
         "options": {
             "base_url": env.str("FCM_BASE_URL", default="https://fcm.googleapis.com"),
             "service_account_file": env.str("FCM_SERVICE_ACCOUNT_FILE", default=""),
@@ -155,6 +171,8 @@ PROVIDERS: dict[str, dict[str, Any]] = {
     "apns": {
         "id": 2,
         "adapter": "apps.providers.adapters.apns.ApnsAdapter",
+        "quota": _quota("APNS"),
+        "credentials": ("key_file", "key_id", "team_id", "topic"),
         "options": {
             "base_url": env.str("APNS_BASE_URL", default="https://api.push.apple.com"),
             "key_file": env.str("APNS_KEY_FILE", default=""),
@@ -167,6 +185,8 @@ PROVIDERS: dict[str, dict[str, Any]] = {
     "twilio": {
         "id": 3,
         "adapter": "apps.providers.adapters.twilio.TwilioAdapter",
+        "quota": _quota("TWILIO"),
+        "credentials": ("account_sid", "auth_token", "sender"),
         "options": {
             "base_url": env.str("TWILIO_BASE_URL", default="https://api.twilio.com"),
             "account_sid": env.str("TWILIO_ACCOUNT_SID", default=""),
@@ -177,6 +197,8 @@ PROVIDERS: dict[str, dict[str, Any]] = {
     "sendgrid": {
         "id": 5,
         "adapter": "apps.providers.adapters.sendgrid.SendGridAdapter",
+        "quota": _quota("SENDGRID"),
+        "credentials": ("api_key", "from_email"),
         "options": {
             "base_url": env.str("SENDGRID_BASE_URL", default="https://api.sendgrid.com"),
             "api_key": env.str("SENDGRID_API_KEY", default=""),
@@ -188,6 +210,8 @@ PROVIDERS: dict[str, dict[str, Any]] = {
     "webpush": {
         "id": 8,
         "adapter": "apps.providers.adapters.webpush.WebPushAdapter",
+        "quota": _quota("WEBPUSH"),
+        "credentials": ("vapid_private_key", "vapid_private_key_file", "subject"),
         "options": {
             "vapid_private_key": env.str("WEBPUSH_VAPID_PRIVATE_KEY", default=""),
             "vapid_private_key_file": env.str("WEBPUSH_VAPID_PRIVATE_KEY_FILE", default=""),
@@ -207,9 +231,12 @@ PROVIDERS: dict[str, dict[str, Any]] = {
 }
 # Where the local sandbox's control API listens; only the demo and the tests ask for it.
 SANDBOX_URL: str = env.str("SANDBOX_URL", default=f"http://127.0.0.1:{env.int('SANDBOX_HTTP_PORT', default=8025)}")
-# Per channel the provider aliases in order of preference.
+# Per channel, or part of it, the provider aliases in order of preference; those without credentials are passed over.
+# Routes made in the admin win (apps/providers/routing.py).
 ROUTES: dict[str, list[str]] = {
     "push": env.list("ROUTE_PUSH", default=["fcm"]),
+    "push:ios": env.list("ROUTE_PUSH_IOS", default=["apns", "fcm"]),
+    "push:web": env.list("ROUTE_PUSH_WEB", default=["webpush"]),
     "sms": env.list("ROUTE_SMS", default=["twilio"]),
     "email": env.list("ROUTE_EMAIL", default=["sendgrid"]),
 }
