@@ -5,8 +5,6 @@ full again (GCRA's theoretical arrival time). While Redis is away each process k
 ``settings.RATE_LIMIT_LOCAL_SHARE`` of the rate, so that a limit is still a limit and no caller waits or fails.
 """
 
-import hashlib
-import logging
 import math
 import threading
 import time
@@ -14,13 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from django.conf import settings
-from django_redis import get_redis_connection
-from redis.exceptions import NoScriptError, RedisError
 
-logger = logging.getLogger(__name__)
+from apps.redis_script import RedisScript
 
 KEY_PREFIX = "bucket:"
-REMEMBER_FAILURE_S = 1.0
 MAX_LOCAL_BUCKETS = 10_000
 _US = 1_000_000
 
@@ -60,7 +55,22 @@ end
 if tightest == 0 then tightest = least end
 return {granted, tightest, remaining[tightest], math.ceil(retry), math.ceil(debts[tightest])}
 """
-_SHA = hashlib.sha1(_LUA.encode(), usedforsecurity=False).hexdigest()
+_TAKE = RedisScript(_LUA)
+
+# KEYS: a bucket. ARGV: µs of debt to put it into, unless it is deeper in debt already.
+_DRAIN = RedisScript("""
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+local full_at = math.max(tonumber(redis.call('GET', KEYS[1]) or 0), now + ARGV[1])
+redis.call('SET', KEYS[1], string.format('%.0f', full_at), 'PX', math.ceil((full_at - now) / 1000) + 1000)
+return 1
+""")
+
+# KEYS: a bucket. Answer: µs until it is full.
+_LOOK = RedisScript("""
+local time = redis.call('TIME')
+return math.max(tonumber(redis.call('GET', KEYS[1]) or 0) - (time[1] * 1000000 + time[2]), 0)
+""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,53 +123,25 @@ def take_many(quotas: Sequence[Quota], *, count: int = 1, partial: bool = False)
     return Decision(granted > 0, granted, remaining, retry_us / _US, reset_us / _US, quotas[tightest - 1].key)
 
 
-class _Availability:
-    """Remembers for a second that Redis is away, so that one caller a second pays its time-out, not every one."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._is_away = False
-        self._retry_at = 0.0
-
-    def may_try(self) -> bool:
-        if not self._is_away:
-            return True
-        with self._lock:
-            if time.monotonic() < self._retry_at:
-                return False
-            self._retry_at = time.monotonic() + REMEMBER_FAILURE_S  # the others stay local while this one tries
-            return True
-
-    def record(self, *, is_away: bool) -> None:
-        with self._lock:
-            self._retry_at = time.monotonic() + REMEMBER_FAILURE_S
-            changed, self._is_away = self._is_away != is_away, is_away
-        if changed:
-            logger.warning("rate_limit_store_away" if is_away else "rate_limit_store_back")
+def drain(quota: Quota, seconds: float) -> None:
+    """Let nothing pass ``quota`` for ``seconds``, and then no more than its rate. Never raises for Redis trouble."""
+    debt_us = math.ceil(seconds * _US + (quota.burst - 1) * _US / quota.rate_per_s)
+    _DRAIN.run([KEY_PREFIX + quota.key], [debt_us])
+    _local.drain(quota, seconds)
 
 
-_availability = _Availability()
+def look(quota: Quota) -> int | None:
+    """How many tokens are left, taking none; ``None`` while Redis is away."""
+    debt_us: int | None = _LOOK.run([KEY_PREFIX + quota.key], [])
+    return None if debt_us is None else _left(quota, debt_us)
 
 
 def _take_shared(quotas: Sequence[Quota], count: int, partial: bool) -> Sequence[int] | None:
     """The script's answer, or None while Redis is away."""
-    if not _availability.may_try():
-        return None
-    arguments: list[str | float] = [KEY_PREFIX + quota.key for quota in quotas]
-    arguments += [count, int(partial)]
+    arguments: list[str | float] = [count, int(partial)]
     for quota in quotas:
         arguments += [_US / quota.rate_per_s, quota.burst, quota.cost]
-    try:
-        redis = get_redis_connection("default")
-        try:
-            answer: list[int] = redis.evalsha(_SHA, len(quotas), *arguments)
-        except NoScriptError:
-            answer = redis.eval(_LUA, len(quotas), *arguments)
-    except (RedisError, OSError):
-        _availability.record(is_away=True)
-        return None
-    if _availability._is_away:
-        _availability.record(is_away=False)
+    answer: Sequence[int] | None = _TAKE.run([KEY_PREFIX + quota.key for quota in quotas], arguments)
     return answer
 
 
@@ -179,11 +161,13 @@ def decide(
         elif partial and (fits := max(1, math.floor(free / quota.cost))) < granted:
             granted, tightest = fits, index
     after_us = [debt + granted * q.cost * _US / q.rate_per_s for q, debt in zip(quotas, debts_us, strict=True)]
-    remaining = [
-        max(0, math.floor(q.burst - debt * q.rate_per_s / _US + 1e-6)) for q, debt in zip(quotas, after_us, strict=True)
-    ]
+    remaining = [_left(quota, debt_us) for quota, debt_us in zip(quotas, after_us, strict=True)]
     tightest = tightest or remaining.index(min(remaining)) + 1
     return granted, tightest, remaining[tightest - 1], math.ceil(retry_us), math.ceil(after_us[tightest - 1])
+
+
+def _left(quota: Quota, debt_us: float) -> int:
+    return max(0, math.floor(quota.burst - debt_us * quota.rate_per_s / _US + 1e-6))
 
 
 class _LocalBuckets:
@@ -206,6 +190,13 @@ class _LocalBuckets:
                     cost_us = answer[0] * quota.cost * _US / quota.rate_per_s
                     self._full_at_us[quota.key] = now_us + debt_us + cost_us
         return answer
+
+    def drain(self, quota: Quota, seconds: float) -> None:
+        share: float = settings.RATE_LIMIT_LOCAL_SHARE
+        burst = max(1, math.ceil(quota.burst * share))
+        full_at_us = time.monotonic() * _US + seconds * _US + (burst - 1) * _US / (quota.rate_per_s * share)
+        with self._lock:
+            self._full_at_us[quota.key] = max(self._full_at_us.get(quota.key, 0.0), full_at_us)
 
     def _make_room(self, now_us: float) -> None:
         if len(self._full_at_us) >= MAX_LOCAL_BUCKETS:

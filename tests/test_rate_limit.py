@@ -10,7 +10,7 @@ import pytest
 from django_redis import get_redis_connection
 from pytest_django import Settings
 
-from apps import rate_limit
+from apps import rate_limit, redis_script
 from apps.rate_limit import Quota, decide, take, take_many
 
 CLOSED_PORT_URL = "redis://127.0.0.1:1/0"
@@ -25,7 +25,7 @@ def key() -> str:
 @pytest.fixture(autouse=True)
 def _fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """No bucket of its own yet, and no memory of a store that was away."""
-    monkeypatch.setattr(rate_limit, "_availability", rate_limit._Availability())
+    monkeypatch.setattr(redis_script, "availability", redis_script.Availability())
     monkeypatch.setattr(rate_limit, "_local", rate_limit._LocalBuckets())
 
 
@@ -143,8 +143,8 @@ def test_cost_above_the_local_share_still_passes_once_the_bucket_is_full(key: st
 @pytest.mark.usefixtures("away")
 def test_only_one_caller_a_second_asks_a_store_that_is_away(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    real = rate_limit.get_redis_connection
-    monkeypatch.setattr(rate_limit, "get_redis_connection", lambda alias: asked.append(alias) or real(alias))
+    real = redis_script.get_redis_connection
+    monkeypatch.setattr(redis_script, "get_redis_connection", lambda alias: asked.append(alias) or real(alias))
     for _ in range(50):
         take(key, 1, SLOW, 10)
     assert len(asked) == 1
@@ -166,7 +166,7 @@ def test_silent_store_costs_one_time_out(key: str, silent_port: int, settings: S
 
 
 def test_store_that_came_back_is_used_again(key: str) -> None:
-    availability = rate_limit._availability
+    availability = redis_script.availability
     availability.record(is_away=True)
     assert not availability.may_try()
     availability._retry_at = 0.0

@@ -2,13 +2,13 @@
 
 import pytest
 
-from apps import rate_limit
+from apps import rate_limit, redis_script
 from apps.clients import selectors, services
 
 
 @pytest.fixture(autouse=True)
 def _fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rate_limit, "_availability", rate_limit._Availability())
+    monkeypatch.setattr(redis_script, "availability", redis_script.Availability())
     monkeypatch.setattr(rate_limit, "_local", rate_limit._LocalBuckets())
     selectors.forget_credentials()
     services._recorded_uses.clear()
