@@ -4,7 +4,7 @@
 credentials and run with ``check --deploy``, so that tests and one-off commands need none.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,6 +16,7 @@ from django.core.exceptions import ImproperlyConfigured
 from apps.channels import CHANNEL_LABELS, Channel
 from apps.providers.authorities import ca_bundle
 from apps.providers.registry import Provider, get_provider
+from apps.providers.routing import is_part, routed_aliases
 
 MAX_PROVIDER_ID = 32_767  # stored as a smallint
 
@@ -29,7 +30,11 @@ def check_providers(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> l
 @register("providers", deploy=True)
 def check_credentials(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
     """Every routed provider has complete credentials, and receipts can find their way back."""
-    return [*_check_routed_adapters(), *_check_public_url()]
+    if kwargs.get("databases"):  # `check --deploy --database default`: the routes made in the admin as well
+        aliases = routed_aliases()
+    else:
+        aliases = tuple(dict.fromkeys(alias for aliases in settings.ROUTES.values() for alias in aliases))
+    return [*_check_accounts(aliases), *_check_public_url()]
 
 
 def _check_entries() -> Iterator[CheckMessage]:
@@ -61,33 +66,43 @@ def _check_entries() -> Iterator[CheckMessage]:
 
 
 def _check_routes() -> Iterator[CheckMessage]:
-    for label, aliases in settings.ROUTES.items():
-        if label not in CHANNEL_LABELS:
-            yield Error(f"ROUTES has {label!r}, which is no channel ({', '.join(CHANNEL_LABELS)}).", id="notify.E005")
+    for name, aliases in settings.ROUTES.items():
+        label, _, part = name.partition(":")
+        if label not in CHANNEL_LABELS or (part and not is_part(Channel.from_label(label), part)):
+            yield Error(
+                f"ROUTES has {name!r}, which is no channel ({', '.join(CHANNEL_LABELS)}) or part of one.",
+                hint="Parts are push:android, push:ios, push:web and country prefixes such as sms:+49.",
+                id="notify.E005",
+            )
             continue
         for alias in aliases:
             provider = _loadable(alias)
             if provider is None:
                 yield Error(
-                    f"ROUTES[{label!r}] names {alias!r}, which is no working entry of PROVIDERS.",
-                    hint=f"Known: {', '.join(settings.PROVIDERS)}. Mend ROUTE_{label.upper()}.",
+                    f"ROUTES[{name!r}] names {alias!r}, which is no working entry of PROVIDERS.",
+                    hint=f"Known: {', '.join(settings.PROVIDERS)}. Mend ROUTE_{name.upper().replace(':', '_')}.",
                     id="notify.E005",
                 )
             elif provider.channel is not Channel.from_label(label):
                 yield Error(
-                    f"ROUTES[{label!r}] names {alias!r}, which carries {provider.channel.label}.", id="notify.E006"
+                    f"ROUTES[{name!r}] names {alias!r}, which carries {provider.channel.label}.", id="notify.E006"
                 )
 
 
-def _check_routed_adapters() -> Iterator[CheckMessage]:
+def _check_accounts(aliases: Iterable[str]) -> Iterator[CheckMessage]:
+    """Accounts that are routed to and cannot work. One without any credentials is switched off, unless nothing else
+    carries its channel."""
     try:
         ca_bundle(settings.PROVIDER_CA_FILE)
     except ImproperlyConfigured as error:
         yield Error(str(error), id="notify.E008")
-    for alias in dict.fromkeys(alias for aliases in settings.ROUTES.values() for alias in aliases):
+    needed = {alias for label in CHANNEL_LABELS if (alias := _only_hope(settings.ROUTES.get(label, []))) is not None}
+    for alias in aliases:
         provider = _loadable(alias)
         if provider is None:
             continue  # check_providers says so
+        if is_switched_off(provider) and alias not in needed:
+            continue
         try:
             _ = provider.adapter
         except ImproperlyConfigured as error:
@@ -103,6 +118,18 @@ def _check_routed_adapters() -> Iterator[CheckMessage]:
                 hint="The provider's console shows it where signed webhooks are switched on.",
                 id="notify.W001",
             )
+
+
+def is_switched_off(provider: Provider) -> bool:
+    """Whether none of the account's credentials is set: nobody means to use it."""
+    names: Sequence[str] = provider.entry.get("credentials", ())
+    return bool(names) and not any(provider.entry["options"].get(name) for name in names)
+
+
+def _only_hope(aliases: Sequence[str]) -> str | None:
+    """The first of ``aliases`` if all of them are switched off."""
+    providers = [provider for alias in aliases if (provider := _loadable(alias)) is not None]
+    return providers[0].alias if providers and all(map(is_switched_off, providers)) else None
 
 
 def _check_public_url() -> Iterator[CheckMessage]:

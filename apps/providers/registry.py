@@ -40,6 +40,14 @@ class Provider:
             raise ImproperlyConfigured(str(error)) from None
         return adapter
 
+    @cached_property
+    def is_configured(self) -> bool:
+        """Whether the account has what it needs to work. Found out once, like everything read from the environment."""
+        try:
+            return bool(self.adapter)
+        except ImproperlyConfigured:
+            return False
+
     def __repr__(self) -> str:
         return f"Provider({self.alias!r})"
 

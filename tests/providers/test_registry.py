@@ -11,9 +11,10 @@ from apps.providers.authorities import ca_bundle
 from apps.providers.checks import check_credentials, check_providers
 from apps.providers.errors import ConfigurationError, ForgedReceipt
 from apps.providers.messages import ReceiptKind, WebhookCall
+from apps.providers.models import Route
 from apps.providers.receipts import ack_token, verify_and_parse
 from apps.providers.registry import get_provider, provider_aliases, provider_by_id, resolve_options
-from apps.providers.routing import route
+from apps.providers.routing import forget_routes
 from tests.providers.accounts import (
     DELIVERY_ID,
     NOW,
@@ -33,13 +34,14 @@ def entry(number: int, adapter: str, options: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture
 def accounts(settings: Settings) -> dict[str, dict[str, Any]]:
-    """Complete accounts, routed as by default."""
+    """Complete accounts, each the only one of its channel."""
     found = {
         "fcm": entry(1, "fcm.FcmAdapter", fcm_options()),
         "twilio": entry(3, "twilio.TwilioAdapter", twilio_options()),
         "sendgrid": entry(5, "sendgrid.SendGridAdapter", sendgrid_options()),
     }
     settings.PROVIDERS = found
+    settings.ROUTES = {"push": ["fcm"], "sms": ["twilio"], "email": ["sendgrid"]}
     return found
 
 
@@ -89,11 +91,10 @@ class TestRegistry:
         with pytest.raises(ConfigurationError, match="service_account_file cannot be read"):
             resolve_options("fcm", {"service_account_file": str(tmp_path / "missing")})
 
-    def test_a_route_is_in_order(self, accounts: dict[str, Any], settings: Settings):
-        accounts["backup"] = entry(7, "twilio.TwilioAdapter", twilio_options())
-        settings.ROUTES = {"sms": ["backup", "twilio"]}
-        assert [provider.alias for provider in route(Channel.SMS)] == ["backup", "twilio"]
-        assert route(Channel.PUSH) == []
+    def test_an_account_knows_whether_it_can_work(self, accounts: dict[str, Any]):
+        assert get_provider("twilio").is_configured
+        accounts["empty"] = entry(7, "twilio.TwilioAdapter", {})
+        assert not get_provider("empty").is_configured
 
 
 class TestReceipts:
@@ -121,11 +122,34 @@ class TestChecks:
         assert check_providers(None) == []
         assert check_credentials(None) == []
 
-    def test_missing_credentials_are_found_for_routed_providers(self):
+    def test_every_channel_needs_an_account_that_works(self):
         found = check_credentials(None)
         assert ids(found) == ["notify.E007", "notify.E007", "notify.E007", "notify.W001"]
         assert "account_sid" in found[1].msg
         assert "auth_token" in found[1].msg
+
+    def test_a_second_account_without_any_credentials_is_switched_off(
+        self, accounts: dict[str, Any], settings: Settings
+    ):
+        accounts["second"] = {**entry(6, "twilio.TwilioAdapter", {}), "credentials": ("account_sid", "auth_token")}
+        settings.ROUTES = {"sms": ["second", "twilio"]}
+        assert check_credentials(None) == []
+
+    def test_a_second_account_with_half_its_credentials_is_an_error(self, accounts: dict[str, Any], settings: Settings):
+        options = {"account_sid": "AC1", "base_url": "https://api.example.com"}
+        accounts["second"] = {**entry(6, "twilio.TwilioAdapter", options), "credentials": ("account_sid", "auth_token")}
+        settings.ROUTES = {"sms": ["twilio", "second"]}
+        [error] = check_credentials(None)
+        assert error.id == "notify.E007"
+        assert "auth_token is missing" in error.msg
+
+    @pytest.mark.django_db
+    def test_routes_made_in_the_admin_are_checked_when_the_database_is(self, accounts: dict[str, Any]):
+        accounts["second"] = entry(6, "twilio.TwilioAdapter", {})
+        Route.objects.create(channel=Channel.SMS, provider="second")
+        forget_routes()
+        assert ids(check_credentials(None, databases=["default"])) == ["notify.E007"]
+        forget_routes()
 
     def test_an_account_in_no_route_needs_no_credentials(self, settings: Settings):
         settings.ROUTES = {}
@@ -156,6 +180,9 @@ class TestChecks:
             ({"fax": ["fcm"]}, ["notify.E005"]),
             ({"push": ["nobody"]}, ["notify.E005"]),
             ({"push": ["fcm", "twilio"]}, ["notify.E006"]),
+            ({"push:watch": ["fcm"]}, ["notify.E005"]),
+            ({"email:+49": ["sendgrid"]}, ["notify.E005"]),
+            ({"push:ios": ["fcm"], "sms:+49": ["twilio"]}, []),
         ],
     )
     def test_a_route_leads_to_a_provider_of_its_channel(
