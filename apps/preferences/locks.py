@@ -75,3 +75,12 @@ def touch_recipients(recipients: Collection[Recipient], **changes: Any) -> None:
         recipient.refresh_from_db()
     user_ids = [recipient.user_id for recipient in recipients]
     transaction.on_commit(partial(cache.forget_snapshots, user_ids), robust=True)
+
+
+def raise_versions(recipients: Collection[Recipient]) -> None:
+    """``touch_recipients`` for many: the objects are not brought up to date."""
+    if not recipients:
+        return
+    rows = Recipient.objects.filter(pk__in=[recipient.pk for recipient in recipients])
+    rows.update(version=next_version(), updated_at=Now())
+    transaction.on_commit(partial(cache.forget_snapshots, [row.user_id for row in recipients]), robust=True)

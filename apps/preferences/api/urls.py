@@ -3,8 +3,10 @@
 from django.urls import path
 
 from apps.preferences.api import views
+from apps.preferences.api.bulk import BulkView
 
 urlpatterns = [
+    path("users:bulk", BulkView.as_view(), name="users-bulk"),
     path("categories", views.CategoriesView.as_view(), name="categories"),
     path("users/<str:user_id>", views.UserView.as_view(), name="user"),
     path("users/<str:user_id>/preferences", views.PreferencesView.as_view(), name="user-preferences"),
