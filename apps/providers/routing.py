@@ -56,8 +56,7 @@ def plan(channel: Channel, *, platform: str = "", address: str = "", key: str = 
     if len({leg.position for leg in legs}) < len(legs):
         legs = tuple(sorted(legs, key=lambda leg: (leg.position, _lot(leg, key))))
     providers = tuple(provider for leg in legs if (provider := _usable(leg.alias, channel)) is not None)
-    configured = tuple(provider for provider in providers if provider.is_configured) or providers[:1]
-    return configured[:1] if channel is Channel.PUSH else configured
+    return providers[:1] if channel is Channel.PUSH else providers
 
 
 def route(channel: Channel) -> list[Provider]:
@@ -134,9 +133,9 @@ def _parts(channel: Channel, platform: str, address: str) -> Iterable[str]:
 def _usable(alias: str, channel: Channel) -> Provider | None:
     try:
         provider = get_provider(alias)
-    except (KeyError, ImportError):  # a row for an account that is no longer in the settings
+    except KeyError:  # a row for an account that is no longer in the settings
         return None
-    return provider if provider.channel is channel else None
+    return provider if provider.channel is channel and provider.is_configured else None
 
 
 def _lot(leg: Leg, key: str) -> float:
