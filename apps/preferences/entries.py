@@ -63,6 +63,7 @@ def read_entry(item: object, *, is_whole: bool, category_ids: Mapping[str, int])
     _read_profile(faults, entry, {**_BLANK, **item} if is_whole else item)
     if "preferences" in item:
         entry.words = read_words(faults, item["preferences"], category_ids)
+        _adopt_time_zone(faults, entry, item)
     if "devices" in item:
         entry.devices = _read_devices(faults, item["devices"])
     if faults:
@@ -83,6 +84,16 @@ def _read_profile(faults: list[Fault], entry: Entry, values: Mapping[str, Any]) 
         )
     if "attributes" in values:
         entry.plain["attributes"] = _read_attributes(faults, values["attributes"])
+
+
+def _adopt_time_zone(faults: list[Fault], entry: Entry, item: Mapping[str, Any]) -> None:
+    # It is one and the same: the quiet hours' zone is the profile's.
+    zone = entry.words.time_zone if entry.words else None
+    if zone is None:
+        return
+    if item.get("time_zone", zone) != zone:
+        faults.append(Fault("preferences/time_zone", "The recipient has another time_zone; give it once."))
+    entry.plain["time_zone"] = zone
 
 
 def _read_attributes(faults: list[Fault], value: object) -> dict[str, Any]:

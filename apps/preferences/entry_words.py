@@ -6,10 +6,11 @@ from typing import Any, Final
 
 from apps.channels import CHANNEL_LABELS, Channel
 from apps.preferences.faults import Fault, read_text, unknown_field
-from apps.preferences.profile import InvalidValue
-from apps.preferences.quiet_hours import Window, check_windows, days_mask, parse_minute
+from apps.preferences.profile import TIME_ZONE_MAX_LENGTH, InvalidValue, check_time_zone
+from apps.preferences.quiet_hours import DAYS, Window, check_windows, days_mask, parse_minute
 
-FIELDS: Final = ("opted_out", "channels", "categories", "quiet_hours")
+FIELDS: Final = ("opted_out", "time_zone", "channels", "categories", "quiet_hours")
+IGNORED_FIELDS: Final = ("effective",)  # what GET shows besides
 WINDOW_FIELDS: Final = ("days", "start", "end")
 
 
@@ -19,6 +20,7 @@ class Words:
     whole field is ``None`` or empty nothing is said. Categories are numbers."""
 
     is_opted_out: bool | None = None
+    time_zone: str | None = None
     channels: dict[Channel, bool | None] = field(default_factory=dict)
     categories: dict[tuple[int, Channel], bool | None] = field(default_factory=dict)
     quiet_hours: tuple[Window, ...] | None = None
@@ -35,13 +37,16 @@ def read_words(faults: list[Fault], value: object, category_ids: Mapping[str, in
     if not isinstance(value, dict):
         faults.append(Fault("preferences", 'Enter an object such as {"opted_out": false}.'))
         return words
-    faults += [unknown_field(name, FIELDS, "preferences/") for name in value if name not in FIELDS]
+    faults += [unknown_field(name, FIELDS, "preferences/") for name in value if name not in (*FIELDS, *IGNORED_FIELDS)]
     if "opted_out" in value:
         words.is_opted_out = _read_flag(faults, value["opted_out"], "preferences/opted_out")
+    if "time_zone" in value:
+        words.time_zone = read_text(faults, value, "time_zone", check_time_zone, TIME_ZONE_MAX_LENGTH, "preferences/")
     words.channels = _read_channels(faults, value.get("channels", {}), "preferences/channels")
     _read_categories(faults, words, value.get("categories", {}), category_ids)
     if "quiet_hours" in value:
-        words.quiet_hours = _read_quiet_hours(faults, value["quiet_hours"])
+        quiet_hours = value["quiet_hours"]
+        words.quiet_hours = () if quiet_hours is None else _read_quiet_hours(faults, quiet_hours)
     return words
 
 
@@ -103,9 +108,10 @@ def _read_window(faults: list[Fault], item: object, path: str) -> Window:
         return Window(0, 0, 0)
     faults += [unknown_field(name, WINDOW_FIELDS, f"{path}/") for name in item if name not in WINDOW_FIELDS]
     start, end = (_read_minute(faults, item, name, path) for name in ("start", "end"))
-    days = item.get("days")
-    if not isinstance(days, list) or not all(isinstance(day, str) for day in days):
-        faults.append(Fault(f"{path}/days", 'Enter a list such as ["mon", "tue"].'))
+    days = item.get("days", list(DAYS))
+    if not isinstance(days, list) or not days or not all(isinstance(day, str) for day in days):
+        detail = 'Enter a list such as ["mon", "tue"], or leave it out for every day.'
+        faults.append(Fault(f"{path}/days", detail))
         return Window(0, 0, 0)
     try:
         return Window(days_mask(days), start, end)

@@ -142,6 +142,22 @@ def test_preferences_come_along(api: APIClient) -> None:
     assert Recipient.objects.get(user_id="user-2").is_opted_out
 
 
+def test_preferences_as_get_shows_them_are_taken(api: APIClient) -> None:
+    RecipientFactory(user_id="user-1", channels={Channel.SMS: False})
+    shown = api.get("/v1/users/user-1/preferences").json()
+    shown["quiet_hours"] = [{"start": "22:00", "end": "07:00"}]
+    put(api, {"user_id": "user-1", "preferences": shown})
+    assert Recipient.objects.get().time_zone == "Europe/Berlin"
+    assert QuietHours.objects.get().days == 127
+    put(api, {"user_id": "user-1", "preferences": {"quiet_hours": None}})
+    assert not QuietHours.objects.exists()
+
+
+def test_two_time_zones_are_one_too_many(api: APIClient) -> None:
+    item = {"user_id": "user-1", "time_zone": "Europe/Berlin", "preferences": {"time_zone": "Europe/Paris"}}
+    assert outcomes(put(api, item)) == ["refused"]
+
+
 def test_preferences_that_are_left_out_stay_and_null_takes_a_word_back(api: APIClient) -> None:
     everything = {
         "opted_out": True,
@@ -285,7 +301,10 @@ def test_garbage_in_a_field_is_refused_and_the_neighbours_are_stored(api: APICli
         ({"quiet_hours": [{"days": "mon", "start": "22:00", "end": "07:00"}]}, "quiet_hours/0/days"),
         ({"quiet_hours": [{"days": [[]], "start": "22:00", "end": "07:00"}]}, "quiet_hours/0/days"),
         ({"quiet_hours": [{"days": ["someday"], "start": "22:00", "end": "07:00"}]}, "quiet_hours/0/days"),
-        ({"quiet_hours": [{"days": [], "start": "22:00", "end": "07:00"}]}, "quiet_hours"),
+        ({"quiet_hours": [{"days": [], "start": "22:00", "end": "07:00"}]}, "quiet_hours/0/days"),
+        ({"quiet_hours": [{"start": "22:00", "end": "22:00"}]}, "quiet_hours"),
+        ({"time_zone": "Mars"}, "time_zone"),
+        ({"time_zone": None}, "time_zone"),
         ({"quiet_hours": [{"days": ["mon"], "start": "22:00", "end": "22:00", "x": 1}]}, "quiet_hours/0/x"),
         ({"unheard_of": 1}, "unheard_of"),
         ({"ann@example.com": 1}, "?"),

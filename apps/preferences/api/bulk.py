@@ -33,17 +33,17 @@ _ITEM = {
         "attributes": {"type": "object", "additionalProperties": True},
         "preferences": {
             "type": "object",
-            "additionalProperties": False,
             "description": "As in `PUT /v1/users/{user_id}/preferences`: what is left out stays.",
             "properties": {
                 "opted_out": {"type": "boolean"},
+                "time_zone": {"type": "string", "maxLength": profile.TIME_ZONE_MAX_LENGTH},
                 "channels": _WISHES,
                 "categories": {"type": "object", "additionalProperties": _WISHES},
                 "quiet_hours": {
-                    "type": "array",
+                    "type": ["array", "null"],
                     "items": {
                         "type": "object",
-                        "required": ["days", "start", "end"],
+                        "required": ["start", "end"],
                         "additionalProperties": False,
                         "properties": {
                             "days": {"type": "array", "items": {"type": "string"}},
