@@ -18,6 +18,7 @@ from urllib.parse import urlsplit, urlunsplit
 # Before notify_project is imported: its Celery app would name the production settings.
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "notify_project.settings.test")
 
+import psutil
 import pytest
 
 from notify_project.local.errors import LocalError
@@ -36,6 +37,7 @@ class Service(Protocol):
     def stop(self) -> None: ...
 
 
+_PREFIX = "notify-tests-"
 _running: list[Service] = []
 _directories: list[Path] = []
 
@@ -92,9 +94,18 @@ atexit.register(_stop_services)
 
 
 def _make_directory() -> Path:
-    directory = Path(tempfile.mkdtemp(prefix="notify-tests-"))
+    _remove_leftovers()
+    directory = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
     _directories.append(directory)
     return directory
+
+
+def _remove_leftovers() -> None:
+    """The directories of sessions that were killed."""
+    for directory in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
+        pid = directory.name.removeprefix(_PREFIX).partition("-")[0]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def _with_redis_database(url: str, number: int) -> str:

@@ -90,6 +90,7 @@ class Stack:
         self.values: dict[str, str] = {}
         self.demo: dict[str, Any] = {}
         self._run_dir = self.data_dir / "run"
+        self._temporary_dir = self.data_dir / "tmp"
         self._supervisor = Supervisor(say=options.say)
         self._names: dict[str, list[str]] = {}
         self._lock: RunLock | None = None
@@ -179,7 +180,11 @@ class Stack:
     @property
     def environment(self) -> dict[str, str]:
         """The environment of every process of this stack; also for a ``manage.py`` beside it."""
-        own = {"NOTIFY_ENV_FILE": str(self.env_file), "DJANGO_SETTINGS_MODULE": "notify_project.settings.base"}
+        own = {
+            "NOTIFY_ENV_FILE": str(self.env_file),
+            "DJANGO_SETTINGS_MODULE": "notify_project.settings.base",
+            "TMPDIR": str(self._temporary_dir),
+        }
         settings = {name: value for name, value in self.options.settings.items() if value or name not in self.values}
         return surroundings() | self.values | settings | describe_ports(self.ports) | own
 
@@ -229,9 +234,9 @@ class Stack:
         """What a killed run has left; before looking whether the ports are free."""
         for pid_file in sorted(self._run_dir.glob("*.pid")):
             stop_recorded(pid_file, sig=signal.SIGKILL)
-        metrics = self.data_dir / "metrics"  # of processes that are gone
-        shutil.rmtree(metrics, ignore_errors=True)
-        metrics.mkdir(mode=0o700)
+        for folder in (self.data_dir / "metrics", self._temporary_dir):  # of processes that are gone
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(mode=0o700)
 
     def _start_stores(self, given: Mapping[str, str]) -> dict[str, str]:
         """Start the stores that are not given; the URL of each."""
