@@ -20,6 +20,8 @@ if LOCAL_ENV_FILE.is_file():
 
 # --- Django -----------------------------------------------------------------------------------------------------------
 SECRET_KEY: str = env.str("SECRET_KEY")
+# Keys of before: they still read what they signed (sessions, unsubscribe links).
+SECRET_KEY_FALLBACKS: list[str] = env.list("SECRET_KEY_FALLBACKS", default=[])
 DEBUG: bool = env.bool("DEBUG", default=False)
 ALLOWED_HOSTS: list[str] = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
 PUBLIC_URL: str = env.str("PUBLIC_URL", default="http://127.0.0.1:8000").rstrip("/")
@@ -135,6 +137,8 @@ RATE_LIMIT_LOCAL_SHARE: float = env.float("RATE_LIMIT_LOCAL_SHARE", default=0.25
 QUIET_HOURS_WITHOUT_ZONE: str = env.str("QUIET_HOURS_WITHOUT_ZONE", default="UTC")
 # A device not seen for so long is switched off: FCM drops Android tokens after 270 days.
 DEVICE_MAX_AGE_DAYS: int = env.int("DEVICE_MAX_AGE_DAYS", default=270)
+# How long an unsubscribe link in an e-mail works; 15 USC 7704(a)(3) asks for 30 at least.
+UNSUBSCRIBE_LINK_DAYS: int = env.int("UNSUBSCRIBE_LINK_DAYS", default=90)
 
 # --- Providers (see apps/providers/registry.py) -----------------------------------------------------------------------
 PROVIDER_CA_FILE: str = env.str("PROVIDER_CA_FILE", default="")
@@ -153,6 +157,7 @@ def _quota(prefix: str, per_second: int = 0, per_minute: int = 0) -> dict[str, i
     }
 
 
+SES_REGION: str = env.str("SES_REGION", default="")
 # One entry per provider account: a stable number (stored with deliveries), the adapter, its quota, its options, and
 # those of them without which the account is switched off.
 PROVIDERS: dict[str, dict[str, Any]] = {
@@ -192,6 +197,36 @@ PROVIDERS: dict[str, dict[str, Any]] = {
             "account_sid": env.str("TWILIO_ACCOUNT_SID", default=""),
             "auth_token": env.str("TWILIO_AUTH_TOKEN", default=""),
             "sender": env.str("TWILIO_FROM", default=""),
+            "webhook_keys": env.dict("TWILIO_WEBHOOK_KEYS", default={}),
+        },
+    },
+    "vonage": {
+        "id": 4,
+        "adapter": "apps.providers.adapters.vonage.VonageAdapter",
+        "quota": _quota("VONAGE", per_second=30),
+        "credentials": ("api_key", "api_secret"),
+        "options": {
+            "base_url": env.str("VONAGE_BASE_URL", default="https://rest.nexmo.com"),
+            "api_key": env.str("VONAGE_API_KEY", default=""),
+            "api_secret": env.str("VONAGE_API_SECRET", default=""),
+            "sender": env.str("VONAGE_FROM", default=""),
+            "signature_secret": env.str("VONAGE_SIGNATURE_SECRET", default=""),
+            "signature_method": env.str("VONAGE_SIGNATURE_METHOD", default="sha256"),
+        },
+    },
+    "vonage_messages": {
+        "id": 9,
+        "adapter": "apps.providers.adapters.vonage_messages.VonageMessagesAdapter",
+        "quota": _quota("VONAGE_MESSAGES"),
+        "credentials": ("application_id", "private_key_file", "api_key"),
+        "options": {
+            "base_url": env.str("VONAGE_MESSAGES_BASE_URL", default="https://api.nexmo.com"),
+            "application_id": env.str("VONAGE_APPLICATION_ID", default=""),
+            "private_key_file": env.str("VONAGE_PRIVATE_KEY_FILE", default=""),
+            "api_key": env.str("VONAGE_API_KEY", default=""),
+            "api_secret": env.str("VONAGE_API_SECRET", default=""),
+            "sender": env.str("VONAGE_FROM", default=""),
+            "signature_secret": env.str("VONAGE_SIGNATURE_SECRET", default=""),
         },
     },
     "sendgrid": {
@@ -205,6 +240,23 @@ PROVIDERS: dict[str, dict[str, Any]] = {
             "from_email": env.str("SENDGRID_FROM_EMAIL", default=""),
             "from_name": env.str("SENDGRID_FROM_NAME", default=""),
             "webhook_public_key": env.str("SENDGRID_WEBHOOK_PUBLIC_KEY", default=""),
+        },
+    },
+    "ses": {
+        "id": 6,
+        "adapter": "apps.providers.adapters.ses.SesAdapter",
+        "quota": _quota("SES"),
+        "credentials": ("access_key_id", "secret_access_key"),
+        "options": {
+            "base_url": env.str("SES_BASE_URL", default="") or f"https://email.{SES_REGION}.amazonaws.com",
+            "region": SES_REGION,
+            "access_key_id": env.str("SES_ACCESS_KEY_ID", default=""),
+            "secret_access_key": env.str("SES_SECRET_ACCESS_KEY", default=""),
+            "from_email": env.str("SES_FROM_EMAIL", default=""),
+            "from_name": env.str("SES_FROM_NAME", default=""),
+            "configuration_set": env.str("SES_CONFIGURATION_SET", default=""),
+            "topic_arns": env.list("SES_SNS_TOPIC_ARNS", default=[]),
+            "sns_cert_hosts": env.list("SES_SNS_CERT_HOSTS", default=[]),
         },
     },
     "webpush": {
