@@ -162,6 +162,7 @@ class Account:
     receipt: WebhookCall
     keyless: Mapping[str, str]  # options without which no receipt can be verified
     is_signed_in_body: bool = False  # a receipt needs no headers
+    ended: frozenset[int] = frozenset()  # statuses that mean a dead address, whatever the body
 
 
 ACCOUNTS = (
