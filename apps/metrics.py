@@ -71,6 +71,11 @@ PROVIDER_RESULTS = Counter(
     "Results of messages handed to a provider.",
     ["provider", "outcome", "code_class"],
 )
+FAILOVERS = Counter(
+    "notify_failovers_total",
+    "Deliveries handed to this provider after another could not take them.",
+    ["channel", "provider"],
+)
 RETRIES = Counter("notify_retries_total", "Deliveries put back for another attempt.", ["channel"])
 SWEEP_RUNG = Counter("notify_sweep_rung_total", "Deliveries the sweep had to enqueue (again).")
 CACHE_HITS = Counter("notify_cache_hits_total", "Cache look-ups that found a current value.", ["cache"])
@@ -130,6 +135,11 @@ def provider_calls(provider: str, seconds: Sequence[float]) -> None:
 def provider_results(provider: str, outcome: str, n: int = 1, *, code_class: str = "") -> None:
     """``n`` messages came to ``outcome`` at ``provider``; ``code_class`` is coarse: ``4xx``, ``timeout``."""
     _counter(PROVIDER_RESULTS, (provider, outcome, code_class)).inc(n)
+
+
+def failed_over(channel: str, provider: str, n: int = 1) -> None:
+    """``n`` deliveries came to ``provider`` because the one before it in their route could not take them."""
+    _counter(FAILOVERS, (channel, provider)).inc(n)
 
 
 def retried(channel: str, n: int = 1) -> None:

@@ -92,14 +92,15 @@ class Delivery(models.Model):
 
 
 class Attempt(models.Model):
-    """A provider call that failed. A success has no row: it is the delivery itself."""
+    """A provider call that failed; one claim may have tried several providers in turn. A success has no row: it is the
+    delivery itself. ``provider`` 0 is no provider: a bug of ours."""
 
-    pk = models.CompositePrimaryKey("delivery_id", "fence")
+    pk = models.CompositePrimaryKey("delivery_id", "fence", "provider")
     delivery_id = models.UUIDField()
     fence = models.SmallIntegerField()
     at = models.DateTimeField()
     latency_ms = models.IntegerField()
-    provider = models.SmallIntegerField(null=True)
+    provider = models.SmallIntegerField()
     outcome = models.SmallIntegerField(choices=_choices(AttemptOutcome))
     code = models.TextField()
     message = models.TextField()

@@ -33,18 +33,20 @@ class Claim(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class FailedCall:
-    """The provider call behind an outcome, if it failed: becomes a row of ``attempt``."""
+    """A provider call that failed: becomes a row of ``attempt``. ``provider_id`` 0 is no provider: a bug of ours."""
 
     outcome: AttemptOutcome
     code: str
     message: str
     latency_s: float = 0.0
+    provider_id: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What a worker decided about a claimed row. ``delay_s`` is the time until the row is due again, ``None`` when it
-    is done. ``has_tried`` says whether a provider was called: only then an attempt is used up."""
+    is done. ``has_tried`` says whether a provider was called: only then an attempt is used up, one however many
+    providers were tried in turn."""
 
     claim: Claim
     status: Status
@@ -53,7 +55,7 @@ class Outcome:
     provider_id: int | None = None
     provider_message_id: str | None = None
     delay_s: float | None = None
-    failed_call: FailedCall | None = None
+    failed_calls: tuple[FailedCall, ...] = ()
 
 
 _CLAIM = """
@@ -93,7 +95,7 @@ SET status = CASE WHEN d.status = 2 THEN o.status ELSE d.status END,
     attempts = d.attempts + o.tried,
     provider = COALESCE(o.provider, d.provider),
     provider_message_id = COALESCE(o.message_id, d.provider_message_id),
-    error_code = COALESCE(o.code, CASE WHEN o.status = 3 THEN NULL ELSE d.error_code END),
+    error_code = CASE WHEN o.status = 3 THEN NULL ELSE COALESCE(o.code, d.error_code) END,
     sent_at = CASE WHEN o.status = 3 THEN COALESCE(d.sent_at, now()) ELSE d.sent_at END,
     next_attempt_at = CASE WHEN d.status = 2 THEN now() + make_interval(secs => o.delay_s) END,
     ring_at = CASE WHEN d.status = 2 THEN now() + make_interval(secs => o.delay_s) END
@@ -120,9 +122,7 @@ def record_outcomes(outcomes: Sequence[Outcome]) -> set[UUID]:
         return set()
     ids = [outcome.claim.id for outcome in outcomes]
     with connection.cursor() as cursor:
-        failed = [outcome for outcome in outcomes if outcome.failed_call is not None]
-        if failed:
-            _record_attempts(failed)
+        _record_attempts(outcomes)
         cursor.execute(
             _RECORD,
             {
@@ -135,7 +135,9 @@ def record_outcomes(outcomes: Sequence[Outcome]) -> set[UUID]:
                 "tried": [int(outcome.has_tried) for outcome in outcomes],
                 "providers": [outcome.provider_id for outcome in outcomes],
                 "message_ids": [_text(outcome.provider_message_id, 256) for outcome in outcomes],
-                "codes": [_text(outcome.failed_call.code, 64) if outcome.failed_call else None for outcome in outcomes],
+                "codes": [
+                    _text(outcome.failed_calls[-1].code, 64) if outcome.failed_calls else None for outcome in outcomes
+                ],
                 "delays": [outcome.delay_s for outcome in outcomes],
             },
         )
@@ -148,15 +150,17 @@ def _text(value: str | None, length: int) -> str | None:
 
 
 def _record_attempts(outcomes: Sequence[Outcome]) -> None:
-    calls = [(outcome, outcome.failed_call) for outcome in outcomes if outcome.failed_call is not None]
+    calls = [(outcome.claim, call) for outcome in outcomes for call in outcome.failed_calls]
+    if not calls:
+        return
     with connection.cursor() as cursor:
         cursor.execute(
             _RECORD_ATTEMPTS,
             [
-                [outcome.claim.id for outcome, _ in calls],
-                [outcome.claim.fence for outcome, _ in calls],
+                [claim.id for claim, _ in calls],
+                [claim.fence for claim, _ in calls],
                 [round(call.latency_s * 1000) for _, call in calls],
-                [outcome.provider_id for outcome, _ in calls],
+                [call.provider_id for _, call in calls],
                 [int(call.outcome) for _, call in calls],
                 [_text(call.code, 64) for _, call in calls],
                 [_text(call.message, 200) for _, call in calls],

@@ -43,17 +43,17 @@ def decide_retry(error: ProviderError, attempts: int, policy: RetryPolicy, chanc
     """What to do after the ``attempts``-th call failed with ``error``. A provider's ``Retry-After`` is a lower bound
     of the wait."""
     if isinstance(error, PermanentError):
-        return RetryDecision(Status.FAILED, _permanent_reason(error), _outcome(error))
+        return RetryDecision(Status.FAILED, _permanent_reason(error), outcome_of(error))
     is_unknown = isinstance(error, OutcomeUnknown)
     if attempts >= policy.max_attempts:
         if is_unknown:
             return RetryDecision(Status.UNKNOWN, Reason.NO_ANSWER, AttemptOutcome.UNKNOWN)
-        return RetryDecision(Status.DEAD, Reason.ATTEMPTS_USED_UP, _outcome(error))
+        return RetryDecision(Status.DEAD, Reason.ATTEMPTS_USED_UP, outcome_of(error))
     delay_s = backoff_s(policy, attempts, chance)
     if isinstance(error, TransientError) and error.retry_after_s is not None:
         delay_s = max(delay_s, error.retry_after_s)
     reason = Reason.RETRY_AFTER_UNKNOWN if is_unknown else Reason.RETRY_AFTER_FAILURE
-    return RetryDecision(Status.QUEUED, reason, _outcome(error), delay_s)
+    return RetryDecision(Status.QUEUED, reason, outcome_of(error), delay_s)
 
 
 def _permanent_reason(error: PermanentError) -> Reason:
@@ -64,7 +64,8 @@ def _permanent_reason(error: PermanentError) -> Reason:
     return Reason.PROVIDER_REFUSED
 
 
-def _outcome(error: ProviderError) -> AttemptOutcome:
+def outcome_of(error: ProviderError) -> AttemptOutcome:
+    """The error's kind, as it is kept with the attempt."""
     if isinstance(error, InvalidRecipient):
         return AttemptOutcome.INVALID_RECIPIENT
     if isinstance(error, PermanentError):

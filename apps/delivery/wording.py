@@ -37,7 +37,7 @@ def _reason(number: int) -> Reason | policy.Reason | None:
 
 def provider_alias(number: int | None) -> str | None:
     """The provider's alias; a number no longer in the settings is shown as it is."""
-    if number is None:
+    if not number:
         return None
     try:
         return provider_by_id(number).alias

@@ -29,6 +29,11 @@ ACCEPTED = {
     "twilio": ProviderResponse(
         201, {"content-type": "application/json"}, b'{"sid": "SM00000000000000000000000000000001", "status": "queued"}'
     ),
+    "vonage": ProviderResponse(
+        200,
+        {"content-type": "application/json"},
+        b'{"message-count": "1", "messages": [{"to": "1", "message-id": "V1", "status": "0"}]}',
+    ),
     "sendgrid": ProviderResponse(202, {"x-message-id": "sg-1"}, b""),
 }
 REFUSED = ProviderResponse(503, {"content-type": "text/html"}, b"<html>busy</html>")
@@ -114,7 +119,8 @@ def sendgrid_key() -> ec.EllipticCurvePrivateKey:
 
 @pytest.fixture
 def accounts(settings: Any, service_account: str, sendgrid_key: ec.EllipticCurvePrivateKey) -> None:
-    """Working credentials for the three providers, none of which is ever called."""
+    """Working credentials for some providers, none of which is ever called,
+    and routes over the first of each channel."""
     public = sendgrid_key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     given = {
         "fcm": {"base_url": "https://fcm.invalid", "service_account_file": service_account},
@@ -124,6 +130,12 @@ def accounts(settings: Any, service_account: str, sendgrid_key: ec.EllipticCurve
             "auth_token": "twilio-token",
             "sender": "+15005550006",
         },
+        "vonage": {
+            "base_url": "https://vonage.invalid",
+            "api_key": "abcd1234",
+            "api_secret": "Secret0123456789",
+            "sender": "15005550006",
+        },
         "sendgrid": {
             "base_url": "https://sendgrid.invalid",
             "api_key": "SG.test",
@@ -131,6 +143,7 @@ def accounts(settings: Any, service_account: str, sendgrid_key: ec.EllipticCurve
             "webhook_public_key": base64.b64encode(public).decode(),
         },
     }
+    settings.ROUTES = {"push": ["fcm"], "sms": ["twilio"], "email": ["sendgrid"]}
     settings.PROVIDERS = {
         alias: {**entry, "options": {**entry["options"], **given.get(alias, {})}}
         for alias, entry in settings.PROVIDERS.items()

@@ -5,7 +5,7 @@ from django.db import connection
 from django.db.utils import OperationalError
 
 from apps.channels import Channel, Lane
-from apps.delivery import dispatch, outcomes, recording
+from apps.delivery import dispatch, outcomes, preparation, recording, sending
 from apps.delivery.content import Content
 from apps.delivery.models import Attempt
 from apps.delivery.outcomes import claim_deliveries
@@ -158,14 +158,14 @@ def test_unreadable_content_dies_alone(client_row, wire):
 
 
 def test_bug_is_isolated_to_the_row_that_trips_it(client_row, wire, monkeypatch):
-    real = dispatch.to_message
+    real = sending.to_message
 
     def trip(content, channel, envelope):
         if content.title == "trip":
             raise RuntimeError("a bug of ours")
         return real(content, channel, envelope)
 
-    monkeypatch.setattr(dispatch, "to_message", trip)  # the bug cannot come from outside
+    monkeypatch.setattr(sending, "to_message", trip)  # the bug cannot come from outside
     recipient = RecipientFactory()
     (bad,) = accept(client_row.id, recipient.user_id, content=Content(title="trip", body="b"))
     (good,) = accept(client_row.id, recipient.user_id)
@@ -179,7 +179,7 @@ def test_bug_is_isolated_to_the_row_that_trips_it(client_row, wire, monkeypatch)
 
 def test_row_whose_workers_keep_dying_is_put_aside(client_row, wire):
     (delivery,) = accept(client_row.id, RecipientFactory().user_id)
-    for _ in range(dispatch.MAX_LAPSES):
+    for _ in range(preparation.MAX_LAPSES):
         assert len(claim_deliveries([delivery.id], lease_s=30)) == 1
         make_due(delivery)
     dispatch.deliver([delivery.id])
@@ -228,7 +228,7 @@ def test_gateway_is_asked_once_per_provider(client_row, wire, monkeypatch):
     calls = []
     real = gateway.send_messages
     monkeypatch.setattr(
-        dispatch, "send_messages", lambda provider, messages: calls.append(provider.alias) or real(provider, messages)
+        sending, "send_messages", lambda provider, messages: calls.append(provider.alias) or real(provider, messages)
     )
     recipient = RecipientFactory()
     ids = [one.id for _ in range(5) for one in accept(client_row.id, recipient.user_id, channels=ALL)]

@@ -72,7 +72,13 @@ def test_failed_call_becomes_an_attempt_and_a_due_row(delivery):
     (claim,) = claim_deliveries([delivery.id], lease_s=30)
     call = FailedCall(AttemptOutcome.TRANSIENT, "503\0", "busy\ud800" + "x" * 500, 0.25)
     outcome = Outcome(
-        claim, Status.QUEUED, Reason.RETRY_AFTER_FAILURE, has_tried=True, provider_id=3, delay_s=60, failed_call=call
+        claim,
+        Status.QUEUED,
+        Reason.RETRY_AFTER_FAILURE,
+        has_tried=True,
+        provider_id=3,
+        delay_s=60,
+        failed_calls=(call,),
     )
     assert record_outcomes([outcome]) == {delivery.id}
     row = reload(delivery)

@@ -50,13 +50,13 @@ CREATE INDEX delivery_ring ON delivery (lane, ring_at) WHERE ring_at IS NOT NULL
 CREATE TABLE attempt (
     delivery_id uuid NOT NULL,
     fence smallint NOT NULL,
-    provider smallint,
+    provider smallint NOT NULL,
     outcome smallint NOT NULL,
     at timestamptz NOT NULL,
     latency_ms integer NOT NULL,
     code text NOT NULL,
     message text NOT NULL,
-    PRIMARY KEY (delivery_id, fence)
+    PRIMARY KEY (delivery_id, fence, provider)
 ) PARTITION BY RANGE (delivery_id);
 """
 BACKWARD = "DROP TABLE attempt; DROP TABLE delivery; DROP TABLE notification;"
@@ -82,12 +82,12 @@ class Migration(migrations.Migration):
                 migrations.CreateModel(
                     name='Attempt',
                     fields=[
-                        ('pk', models.CompositePrimaryKey('delivery_id', 'fence', blank=True, editable=False, primary_key=True, serialize=False)),
+                        ('pk', models.CompositePrimaryKey('delivery_id', 'fence', 'provider', blank=True, editable=False, primary_key=True, serialize=False)),
                         ('delivery_id', models.UUIDField()),
                         ('fence', models.SmallIntegerField()),
                         ('at', models.DateTimeField()),
                         ('latency_ms', models.IntegerField()),
-                        ('provider', models.SmallIntegerField(null=True)),
+                        ('provider', models.SmallIntegerField()),
                         ('outcome', models.SmallIntegerField(choices=[(1, 'transient'), (2, 'rate_limited'), (3, 'permanent'), (4, 'invalid_recipient'), (5, 'unknown'), (6, 'bug')])),
                         ('code', models.TextField()),
                         ('message', models.TextField()),

@@ -1,0 +1,130 @@
+import pytest
+
+from apps.channels import Channel, Lane
+from apps.delivery import dispatch
+from apps.delivery.models import Attempt
+from apps.delivery.statuses import Reason, Status
+from apps.providers import breaker, quotas
+from apps.providers.messages import ProviderResponse
+from tests.delivery.conftest import ACCEPTED, NO_ANSWER, REFUSED
+from tests.delivery.factories import accept, reload
+from tests.preferences.factories import RecipientFactory
+
+pytestmark = pytest.mark.django_db
+TWILIO, VONAGE = 3, 4
+
+
+@pytest.fixture
+def two_routes(wire, settings):
+    settings.ROUTES = {**settings.ROUTES, "sms": ["twilio", "vonage"]}
+    return wire
+
+
+def refuse(*names):
+    return lambda provider, request: REFUSED if provider in names else ACCEPTED[provider]
+
+
+def trip_breaker(alias):
+    breaker.report(alias, successes=0, failures=100)
+    assert not breaker.admit(alias).is_allowed
+
+
+def test_next_provider_takes_over_in_the_same_task(client_row, two_routes):
+    two_routes.answer = refuse("twilio")
+    (delivery,) = accept(client_row.id, RecipientFactory().user_id)
+    dispatch.deliver([delivery.id])
+    row = reload(delivery)
+    assert (row.status, row.provider, row.attempts, row.error_code) == (Status.SENT, VONAGE, 1, None)
+    assert [provider for provider, _ in two_routes.requests] == ["twilio", "vonage"]
+    assert [attempt.provider for attempt in Attempt.objects.filter(delivery_id=delivery.id)] == [TWILIO]
+
+
+def test_every_provider_tried_in_vain_is_kept_with_one_attempt_used(client_row, two_routes):
+    two_routes.answer = refuse("twilio", "vonage")
+    (delivery,) = accept(client_row.id, RecipientFactory().user_id)
+    dispatch.deliver([delivery.id])
+    row = reload(delivery)
+    assert (row.status, row.reason, row.attempts) == (Status.QUEUED, Reason.RETRY_AFTER_FAILURE, 1)
+    assert {attempt.provider for attempt in Attempt.objects.filter(delivery_id=delivery.id)} == {TWILIO, VONAGE}
+
+
+def test_open_breaker_is_passed_over_without_a_call(client_row, two_routes):
+    trip_breaker("twilio")
+    (delivery,) = accept(client_row.id, RecipientFactory().user_id)
+    dispatch.deliver([delivery.id])
+    assert reload(delivery).provider == VONAGE
+    assert [provider for provider, _ in two_routes.requests] == ["vonage"]
+    assert Attempt.objects.count() == 0
+
+
+def test_open_breakers_cost_no_attempt(client_row, two_routes):
+    trip_breaker("twilio")
+    trip_breaker("vonage")
+    (delivery,) = accept(client_row.id, RecipientFactory().user_id)
+    dispatch.deliver([delivery.id])
+    row = reload(delivery)
+    assert (row.status, row.reason, row.attempts) == (Status.QUEUED, Reason.PROVIDER_UNAVAILABLE, 0)
+    assert two_routes.requests == []
+    assert row.next_attempt_at is not None
+
+
+def test_unknown_outcome_is_not_handed_on(client_row, two_routes):
+    two_routes.answer = lambda provider, request: NO_ANSWER
+    (delivery,) = accept(client_row.id, RecipientFactory().user_id)
+    dispatch.deliver([delivery.id])
+    assert reload(delivery).reason == Reason.RETRY_AFTER_UNKNOWN
+    assert [provider for provider, _ in two_routes.requests] == ["twilio"]
+
+
+def test_recipients_error_is_not_handed_on_and_trips_nothing(client_row, two_routes):
+    body = b'{"code": 21211, "message": "invalid", "status": 400}'
+    two_routes.answer = lambda provider, request: ProviderResponse(
+        400, {"content-type": "application/json"}, body, 0.01
+    )
+    ids = [accept(client_row.id, RecipientFactory().user_id)[0].id for _ in range(30)]
+    dispatch.deliver(ids)
+    assert {provider for provider, _ in two_routes.requests} == {"twilio"}
+    assert breaker.admit("twilio").is_allowed
+
+
+def test_failures_open_the_breaker_and_spare_the_attempts(client_row, wire):
+    wire.answer = refuse("twilio")
+    deliveries = [accept(client_row.id, RecipientFactory().user_id)[0] for _ in range(25)]
+    dispatch.deliver([one.id for one in deliveries])
+    (late,) = accept(client_row.id, RecipientFactory().user_id)
+    dispatch.deliver([late.id])
+    assert (reload(late).reason, reload(late).attempts) == (Reason.PROVIDER_UNAVAILABLE, 0)
+    assert len(wire.requests) == 25
+
+
+def test_group_beyond_the_quota_waits_its_turn(client_row, wire, settings):
+    settings.PROVIDERS = {**settings.PROVIDERS, "twilio": {**settings.PROVIDERS["twilio"], "quota": {"per_second": 3}}}
+    recipient = RecipientFactory()
+    deliveries = [accept(client_row.id, recipient.user_id, lane=Lane.BULK)[0] for _ in range(5)]
+    dispatch.deliver([one.id for one in deliveries])
+    assert len(wire.requests) == 3
+    rows = [reload(one) for one in deliveries]
+    assert sorted(row.status for row in rows) == [Status.QUEUED] * 2 + [Status.SENT] * 3
+    waiting = [row for row in rows if row.status == Status.QUEUED]
+    assert {(row.reason, row.attempts) for row in waiting} == {(Reason.PROVIDER_UNAVAILABLE, 0)}
+    assert len({row.next_attempt_at for row in waiting}) == 2
+
+
+def test_throttled_account_is_left_alone_as_long_as_it_asks(client_row, wire):
+    throttled = ProviderResponse(429, {"content-type": "application/json", "retry-after": "30"}, b'{"code": 20429}')
+    wire.answer = lambda provider, request: throttled
+    (first,) = accept(client_row.id, RecipientFactory().user_id)
+    dispatch.deliver([first.id])
+    assert quotas.take("twilio", 1).granted == 0
+    (second,) = accept(client_row.id, RecipientFactory().user_id)
+    dispatch.deliver([second.id])
+    assert len(wire.requests) == 1
+    assert reload(second).attempts == 0
+
+
+def test_device_goes_to_its_platforms_provider(client_row, wire, settings):
+    settings.ROUTES = {**settings.ROUTES, "push:ios": []}
+    recipient = RecipientFactory(devices=[("droid", "android"), ("phone", "ios")])
+    deliveries = accept(client_row.id, recipient.user_id, channels=(Channel.PUSH,))
+    dispatch.deliver([one.id for one in deliveries])
+    assert wire.addresses == ["droid"]
