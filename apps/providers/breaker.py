@@ -121,6 +121,10 @@ class BreakerView:
     volume: int
     retry_after_s: float
 
+    @property
+    def failure_percent(self) -> int:
+        return round(self.failure_rate * 100)
+
 
 def look(alias: str) -> BreakerView:
     """The breaker of ``alias`` as it is now; changes nothing."""

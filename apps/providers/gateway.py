@@ -18,6 +18,7 @@ from apps.providers.errors import (
     Unauthorized,
 )
 from apps.providers.messages import BuildContext, Message, ProviderRequest, ProviderResponse, Result, TransportFailure
+from apps.providers.recent_errors import note_errors
 from apps.providers.registry import Provider
 from apps.providers.tokens import TokenUnavailableError, get_token, invalidate_token
 from apps.providers.transport import thread_transport
@@ -172,3 +173,4 @@ def _log_call(call: _Call, results: Sequence[Result]) -> None:
         rounds=call.rounds,
         latency_ms=round((time.monotonic() - call.started) * 1000, 1),
     )
+    note_errors(call.alias, errors)
