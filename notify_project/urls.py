@@ -14,6 +14,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("metrics", metrics_page, name="metrics"),
     path("v1/", include("apps.preferences.api.urls")),
     path("v1/", include("apps.delivery.api.urls")),
+    path("v1/", include("apps.providers.api.urls")),
     path("v1/schema", SpectacularAPIView.as_view(), name="schema"),
     path("docs", SpectacularSwaggerView.as_view(url_name="schema"), name="docs"),
     path("problems/<str:code>", RedirectView.as_view(url="/docs"), name="problem"),
