@@ -13,13 +13,14 @@ from apps import metrics
 from apps.channels import Channel, Lane
 from apps.delivery.doorbell import ring_receipts
 from apps.delivery.ids import notification_id_of, time_of
+from apps.delivery.inbound import take_inbound
 from apps.delivery.outcomes import Moved, apply_receipts
 from apps.delivery.selectors import select_notifications
 from apps.delivery.statuses import Status
 from apps.delivery.wording import provider_alias
 from apps.preferences.services import suppress_address
 from apps.providers.messages import Receipt, ReceiptKind, WebhookCall
-from apps.providers.receipts import verify_and_parse
+from apps.providers.receipts import hear
 from apps.providers.registry import get_provider, provider_by_id
 
 BATCH_SIZE = 1_000
@@ -61,7 +62,9 @@ def take_webhook(alias: str, call: WebhookCall, *, now: datetime) -> int:
     """Verifies a provider's call, stores its events and rings; returns how many were new. Raises ``ForgedReceipt``,
     ``MalformedReceipt`` or ``KeyError`` (no such provider), and stores nothing then."""
     provider = get_provider(alias)
-    receipts = verify_and_parse(alias, call, now)
+    heard = hear(alias, call, now)
+    take_inbound(provider, heard.inbound)
+    receipts = heard.receipts
     stored = _store(provider.id, receipts)
     if stored:
         ring_receipts()

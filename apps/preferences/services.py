@@ -19,16 +19,18 @@ from apps.preferences import addresses, cipher, profile, selectors
 from apps.preferences.devices import deactivate_device, register_device, remove_device
 from apps.preferences.locks import UnknownRecipient, lock_addresses, lock_recipient, touch_recipients
 from apps.preferences.models import Recipient
-from apps.preferences.suppressions import lift_suppression, suppress_address, suppress_blind_index
+from apps.preferences.suppressions import STOP, lift_stop, lift_suppression, suppress_address, suppress_blind_index
 from apps.preferences.wishes import PreferencesChanged, UnknownCategory, update_preferences
 
 __all__ = [
+    "STOP",
     "UNCHANGED",
     "PreferencesChanged",
     "UnknownCategory",
     "UnknownRecipient",
     "deactivate_device",
     "erase_recipient",
+    "lift_stop",
     "lift_suppression",
     "register_device",
     "remove_device",

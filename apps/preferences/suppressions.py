@@ -11,6 +11,7 @@ from apps.preferences.locks import close_gate, lock_addresses, lock_recipients, 
 from apps.preferences.models import Recipient, Suppression
 from apps.preferences.selectors import CONTACT_COLUMNS
 
+STOP = "stop"  # the reason of a suppression by the person's own word
 WORD_MAX_LENGTH = 64
 EVIDENCE_MAX_LENGTH = 512
 ACTOR_MAX_LENGTH = 200
@@ -86,6 +87,15 @@ def lift_suppression(*, suppression_id: int, reason: str = "", lifted_by: str = 
         return False
     _touch_holders(Channel(suppression.channel), address_bi)
     return True
+
+
+def lift_stop(*, address_bi: bytes, evidence: str = "") -> bool:
+    """The person behind a phone number wants to be written to again: lift what their STOP had suppressed, and nothing
+    else. Whether that changed anything."""
+    stop = Suppression.objects.filter(
+        channel=Channel.SMS.value, address_bi=address_bi, reason=STOP, lifted_at=None
+    ).first()
+    return stop is not None and lift_suppression(suppression_id=stop.pk, reason=evidence or "start")
 
 
 def _touch_holders(channel: Channel, address_bi: bytes) -> None:

@@ -104,6 +104,8 @@ class ReceiptKind(IntEnum):
     BOUNCED = 4  # the address does not exist (hard bounce)
     COMPLAINED = 5
     UNSUBSCRIBED = 6
+    STOPPED = 7  # the person answered STOP
+    STARTED = 8  # the person answered START
 
 
 @dataclass(frozen=True, slots=True)

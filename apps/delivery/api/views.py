@@ -39,7 +39,7 @@ from apps.delivery.selectors import (
 )
 from apps.delivery.statuses import STATUS_LABELS
 from apps.problems import Problem, invalid_field
-from apps.providers.errors import ForgedReceipt, MalformedReceipt
+from apps.providers.errors import ForgedReceipt, MalformedReceipt, VerificationUnavailable
 from apps.providers.messages import WebhookCall
 from apps.trace import adopt_trace, current_trace_id
 
@@ -192,6 +192,8 @@ class WebhookView(APIView):
             raise Problem(404, "not-found", "there is no provider of this name") from None
         except ForgedReceipt as error:
             raise Problem(403, "forged-receipt", f"the signature is missing, wrong or stale: {error}") from None
+        except VerificationUnavailable as error:
+            raise Problem(503, "unavailable", str(error), headers={"Retry-After": "30"}) from None
         except MalformedReceipt as error:
             raise Problem(400, "malformed-receipt", f"the body is not what this provider sends: {error}") from None
         return HttpResponse(status=204)

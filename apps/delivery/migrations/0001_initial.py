@@ -179,7 +179,7 @@ class Migration(migrations.Migration):
                 ('received_at', models.DateTimeField()),
                 ('applied_at', models.DateTimeField(null=True)),
                 ('provider', models.SmallIntegerField()),
-                ('kind', models.SmallIntegerField(choices=[(1, 'accepted'), (2, 'delivered'), (3, 'failed'), (4, 'bounced'), (5, 'complained'), (6, 'unsubscribed')])),
+                ('kind', models.SmallIntegerField(choices=[(1, 'accepted'), (2, 'delivered'), (3, 'failed'), (4, 'bounced'), (5, 'complained'), (6, 'unsubscribed'), (7, 'stopped'), (8, 'started')])),
                 ('is_matched', models.BooleanField(default=False)),
                 ('event_id', models.TextField()),
                 ('provider_message_id', models.TextField(null=True)),
