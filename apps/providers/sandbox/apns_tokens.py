@@ -10,12 +10,13 @@ from apps.providers.sandbox.credentials import APNS_KEY_ID, APNS_TEAM_ID, Creden
 
 MAX_AGE_S = 3_600
 MIN_UPDATE_INTERVAL_S = 1_200
+SAME_UPDATE_S = 60  # clients that sign once a connection open several in a row, and Apple lets them
 CLOCK_SKEW_S = 10
 
 
 class ProviderTokens:
-    """Accepts the team's tokens. A token not seen before is an update, and a second update within 20 minutes is one too
-    many, so that senders which each sign their own are found out."""
+    """Accepts the team's tokens. A token issued at another time than those before is an update, and a second update
+    within 20 minutes is one too many, so that senders which each sign their own are found out."""
 
     def __init__(self, credentials: Credentials) -> None:
         self._public_key = credentials.apns_public_key
@@ -42,8 +43,7 @@ class ProviderTokens:
         self._updated_at = None
 
     def _admit(self, token: str, issued: float, now: float) -> bool:
-        is_first = not self._issued
-        if not is_first:
+        if self._issued and all(abs(issued - known) > SAME_UPDATE_S for known in self._issued.values()):
             if self._updated_at is not None and now - self._updated_at < MIN_UPDATE_INTERVAL_S:
                 return False
             self._updated_at = now

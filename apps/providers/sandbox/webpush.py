@@ -108,9 +108,8 @@ class WebPushProvider:
         browser = open_browser(self._secret, browser_id)
         assert browser is not None
         try:
-            content = orjson.loads(decrypt(browser, request.body))
-            content = content if isinstance(content, dict) else {}
-        except (UndecryptableError, orjson.JSONDecodeError):
+            content = _read_content(decrypt(browser, request.body))
+        except UndecryptableError:
             content = None
             self._sandbox.traffic[self.name].errors["undecryptable"] += 1
         data = as_mapping((content or {}).get("data"))
@@ -136,6 +135,15 @@ class WebPushProvider:
         else:
             answer = html_answer(status, f"Error {status}")
         return self._sandbox.reject(self, str(status), answer)
+
+
+def _read_content(plaintext: bytes) -> Mapping[str, Any]:
+    """What the service worker got: our JSON object, or any other text as a body."""
+    try:
+        content = orjson.loads(plaintext)
+    except orjson.JSONDecodeError:
+        content = None
+    return content if isinstance(content, dict) else {"body": plaintext.decode(errors="replace")}
 
 
 def _find_problem(request: Request) -> tuple[int, str]:
