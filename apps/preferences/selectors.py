@@ -39,14 +39,16 @@ _VERSIONS_SQL: Final = "SELECT user_id, id, version FROM preferences_recipient W
 
 # Version and preferences come from one statement, so they belong together; devices are read by the next one,
 # so they are never older than the version they are stored under. Newer does no harm: that version is gone.
+# PostgreSQL gives << and | the same rank and reads them from left to right: hence the brackets.
 _RECIPIENTS_SQL: Final = """
 SELECT r.id, r.user_id, r.version, r.is_opted_out, r.erased_at IS NOT NULL, r.locale, r.time_zone,
        r.email_ct, r.phone_ct,
        (SELECT coalesce(bit_or(1 << CASE WHEN p.is_enabled THEN p.channel + 8 ELSE p.channel END), 0)
           FROM preferences_channelpreference p WHERE p.recipient_id = r.id),
-       (SELECT array_agg(c.category_id::int << 16 | 1 << CASE WHEN c.is_enabled THEN c.channel + 8 ELSE c.channel END)
+       (SELECT array_agg((c.category_id::int << 16)
+                         | (1 << CASE WHEN c.is_enabled THEN c.channel + 8 ELSE c.channel END))
           FROM preferences_categorypreference c WHERE c.recipient_id = r.id),
-       (SELECT array_agg(q.days::int << 22 | q.start_minute::int << 11 | q.end_minute
+       (SELECT array_agg((q.days::int << 22) | (q.start_minute::int << 11) | q.end_minute
                          ORDER BY q.days, q.start_minute, q.end_minute)
           FROM preferences_quiethours q WHERE q.recipient_id = r.id),
        EXISTS (SELECT FROM preferences_suppression s
