@@ -12,6 +12,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("healthz", healthz, name="healthz"),
     path("readyz", readyz, name="readyz"),
     path("metrics", metrics_page, name="metrics"),
+    path("", include("apps.preferences.pages.urls")),
     path("v1/", include("apps.preferences.api.urls")),
     path("v1/", include("apps.delivery.api.urls")),
     path("v1/", include("apps.providers.api.urls")),
