@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from apps.providers.sandbox.certificates import ensure_certificates
 from apps.providers.sandbox.files import write_private
+from apps.providers.sandbox.sns import SigningKey, ensure_signing_key
 
 PROJECT_ID = "demo-project"
 TWILIO_FROM = "+15005550006"  # https://www.twilio.com/docs/iam/test-credentials: the number that may send
@@ -23,9 +24,16 @@ APNS_KEY_ID = "SANDBOXKEY"
 APNS_TEAM_ID = "SANDBOX123"
 APNS_TOPIC = "com.example.app"
 WEBPUSH_SUBJECT = f"mailto:{FROM_EMAIL}"
+VONAGE_FROM = "15005550006"
+VONAGE_APPLICATION_ID = "5a5b0a1e-0000-4000-8000-000000000001"
+SES_REGION = "us-east-1"
+SES_CONFIGURATION_SET = "sandbox-events"
+SES_TOPIC_ARN = "arn:aws:sns:us-east-1:123456789012:sandbox-mail-events"
 P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # NIST SP 800-186, 3.2.1.3
 SERVICE_ACCOUNT_FILE = "fcm-service-account.json"
 APNS_KEY_FILE = "apns-key.p8"
+VONAGE_KEY_FILE = "vonage-private-key.pem"
+SNS_KEY_FILE = "sns-signing-key.pem"
 ENV_FILE = "credentials.env"
 
 _SECRET_SHAPES = {
@@ -35,6 +43,11 @@ _SECRET_SHAPES = {
     "fcm_token_key": r"[0-9a-f]{64}",
     "webpush_secret": r"[0-9a-f]{64}",
     "webpush_vapid_key": r"[\w-]{43}",
+    "vonage_api_key": r"[0-9a-f]{8}",
+    "vonage_api_secret": r"[0-9a-f]{16}",
+    "vonage_signature_secret": r"[0-9a-f]{50}",
+    "ses_access_key_id": r"AKIA[0-9A-F]{16}",
+    "ses_secret_access_key": r"[\w-]{40}",
 }
 
 
@@ -59,6 +72,13 @@ class Credentials:
     sendgrid_webhook_key: ec.EllipticCurvePrivateKey
     webpush_public_key: ec.EllipticCurvePublicKey
     webpush_secret: bytes
+    vonage_api_key: str
+    vonage_api_secret: str
+    vonage_signature_secret: str
+    vonage_public_key: rsa.RSAPublicKey
+    ses_access_key_id: str
+    ses_secret_access_key: str
+    sns_signing_key: SigningKey
     webhook_base: str
 
 
@@ -69,6 +89,8 @@ def initialise(data_dir: Path, *, port: int, webhook_base: str) -> None:
     base_url = f"https://127.0.0.1:{port}"
     service_account = _ensure_service_account(data_dir / SERVICE_ACCOUNT_FILE, f"{base_url}/fcm/token")
     _ensure_apns_key(data_dir / APNS_KEY_FILE)
+    _ensure_vonage_key(data_dir / VONAGE_KEY_FILE)
+    ensure_signing_key(data_dir / SNS_KEY_FILE)
     values = _ensure_secrets(data_dir / SECRETS_FILE, webhook_base)
     write_private(data_dir / ENV_FILE, _render_env(data_dir.resolve(), base_url, service_account, values))
 
@@ -93,6 +115,13 @@ def load_credentials(data_dir: Path, *, webhook_base: str = "") -> Credentials:
             sendgrid_webhook_key=_load_ec(values["sendgrid_webhook_key"]),
             webpush_public_key=_load_vapid_key(values["webpush_vapid_key"]).public_key(),
             webpush_secret=bytes.fromhex(values["webpush_secret"]),
+            vonage_api_key=values["vonage_api_key"],
+            vonage_api_secret=values["vonage_api_secret"],
+            vonage_signature_secret=values["vonage_signature_secret"],
+            vonage_public_key=_load_rsa((data_dir / VONAGE_KEY_FILE).read_text()).public_key(),
+            ses_access_key_id=values["ses_access_key_id"],
+            ses_secret_access_key=values["ses_secret_access_key"],
+            sns_signing_key=SigningKey((data_dir / SNS_KEY_FILE).read_bytes()),
             webhook_base=webhook_base.rstrip("/") or values["webhook_base"],
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -130,6 +159,14 @@ def _ensure_apns_key(path: Path) -> None:
         write_private(path, _pem(ec.generate_private_key(ec.SECP256R1())).encode())
 
 
+def _ensure_vonage_key(path: Path) -> None:
+    """The key of an application as the dashboard hands it out."""
+    try:
+        _load_rsa(path.read_text())
+    except (OSError, ValueError, TypeError):
+        write_private(path, _pem(rsa.generate_private_key(public_exponent=65537, key_size=2048)).encode())
+
+
 def _ensure_secrets(path: Path, webhook_base: str) -> dict[str, str]:
     values = _read_json(path)
     fresh = {
@@ -139,6 +176,11 @@ def _ensure_secrets(path: Path, webhook_base: str) -> dict[str, str]:
         "fcm_token_key": secrets.token_hex(32),
         "webpush_secret": secrets.token_hex(32),
         "webpush_vapid_key": _make_vapid_key(),
+        "vonage_api_key": secrets.token_hex(4),
+        "vonage_api_secret": secrets.token_hex(8),
+        "vonage_signature_secret": secrets.token_hex(25),
+        "ses_access_key_id": f"AKIA{secrets.token_hex(8).upper()}",
+        "ses_secret_access_key": secrets.token_urlsafe(30),
     }
     kept = {
         name: values[name]
@@ -180,6 +222,23 @@ def _render_env(data_dir: Path, base_url: str, account: dict[str, Any], values: 
         "WEBPUSH_VAPID_PRIVATE_KEY": values["webpush_vapid_key"],
         "WEBPUSH_SUBJECT": WEBPUSH_SUBJECT,
         "WEBPUSH_ALLOWED_HOSTS": base_url.removeprefix("https://"),
+        "VONAGE_BASE_URL": f"{base_url}/vonage",
+        "VONAGE_MESSAGES_BASE_URL": f"{base_url}/vonage_messages",
+        "VONAGE_API_KEY": values["vonage_api_key"],
+        "VONAGE_API_SECRET": values["vonage_api_secret"],
+        "VONAGE_SIGNATURE_SECRET": values["vonage_signature_secret"],
+        "VONAGE_FROM": VONAGE_FROM,
+        "VONAGE_APPLICATION_ID": VONAGE_APPLICATION_ID,
+        "VONAGE_PRIVATE_KEY_FILE": data_dir / VONAGE_KEY_FILE,
+        "SES_BASE_URL": f"{base_url}/ses",
+        "SES_REGION": SES_REGION,
+        "SES_ACCESS_KEY_ID": values["ses_access_key_id"],
+        "SES_SECRET_ACCESS_KEY": values["ses_secret_access_key"],
+        "SES_FROM_EMAIL": FROM_EMAIL,
+        "SES_FROM_NAME": FROM_NAME,
+        "SES_CONFIGURATION_SET": SES_CONFIGURATION_SET,
+        "SES_SNS_TOPIC_ARNS": SES_TOPIC_ARN,
+        "SES_SNS_CERT_HOSTS": base_url.removeprefix("https://"),
     }
     return "".join(f"{name}={value}\n" for name, value in lines.items()).encode()
 

@@ -9,7 +9,7 @@ _EXTENDED = frozenset("\f^{}\\[~]|€")
 
 def count_segments(text: str) -> int:
     """Parts on the air: 160 or 153 GSM-7 septets each, 70 or 67 UTF-16 units; a character is never split."""
-    if all(character in _BASIC or character in _EXTENDED for character in text):
+    if is_basic(text):
         return _count([2 if character in _EXTENDED else 1 for character in text], 160, 153)
     return _count([2 if ord(character) > 0xFFFF else 1 for character in text], 70, 67)
 
@@ -23,3 +23,13 @@ def _count(widths: list[int], single: int, part: int) -> int:
             parts, used = parts + 1, 0
         used += width
     return parts
+
+
+def is_basic(text: str) -> bool:
+    """Whether the GSM alphabet can say ``text``."""
+    return all(character in _BASIC or character in _EXTENDED for character in text)
+
+
+def to_basic(text: str) -> str:
+    """``text`` as it arrives when sent in the GSM alphabet: what that does not have becomes a question mark."""
+    return "".join(character if character in _BASIC or character in _EXTENDED else "?" for character in text)

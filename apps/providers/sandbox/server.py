@@ -16,7 +16,18 @@ from granian.http import HTTP1Settings, HTTP2Settings
 from granian.rsgi import ProtocolClosed  # type: ignore[attr-defined]
 from granian.server.embed import Server
 
-from apps.providers.sandbox import apns, connections, fcm, page, sendgrid, twilio, webpush
+from apps.providers.sandbox import (
+    apns,
+    connections,
+    fcm,
+    page,
+    sendgrid,
+    ses,
+    twilio,
+    vonage,
+    vonage_messages,
+    webpush,
+)
 from apps.providers.sandbox.control import ControlApi
 from apps.providers.sandbox.credentials import load_credentials
 from apps.providers.sandbox.exchange import Answer, Request, json_answer
@@ -24,7 +35,10 @@ from apps.providers.sandbox.ledger import FLUSH_INTERVAL_S, Ledger
 from apps.providers.sandbox.listeners import Listener
 from apps.providers.sandbox.state import Sandbox
 
-PROVIDERS = (fcm.create, apns.create, twilio.create, sendgrid.create, webpush.create)
+PROVIDERS = (
+    *(fcm.create, apns.create, twilio.create, sendgrid.create, webpush.create),
+    *(vonage.create, vonage_messages.create, ses.create),
+)
 ROOT_PATHS = {"3": "apns"}  # what a provider's clients put at the root of a server and cannot be told otherwise
 MAX_BODY_BYTES = 32 * 1024 * 1024  # the largest any provider takes, and a little more
 CONCURRENT_STREAMS = 256

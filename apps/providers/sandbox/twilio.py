@@ -18,7 +18,7 @@ from email.utils import formatdate
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
-from apps.providers.sandbox import gsm
+from apps.providers.sandbox import gsm, inbound
 from apps.providers.sandbox.credentials import TWILIO_FROM
 from apps.providers.sandbox.exchange import Answer, Request, dropped, html_answer, json_answer
 from apps.providers.sandbox.faults import Fault, InvalidRuleError, Mode, Rule
@@ -69,6 +69,9 @@ RECIPIENT_ERRORS = {
 }
 # Accepted, then undelivered with this error: unreachable handset, unknown handset, landline.
 UNDELIVERABLE = {"+15005559903": 30003, "+15005559905": 30005, "+15005559906": 30006}
+# https://help.twilio.com/articles/223134027
+STOP_WORDS = frozenset({"STOP", "STOPALL", "UNSUBSCRIBE", "CANCEL", "END", "QUIT"})
+START_WORDS = frozenset({"START", "YES", "UNSTOP"})
 
 _E164 = re.compile(r"\+[1-9]\d{6,14}")
 _ALPHANUMERIC_SENDER = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9 &_+-]{1,11}")
@@ -105,7 +108,11 @@ class TwilioProvider:
         basic = base64.b64encode(f"{self._sid}:{sandbox.credentials.twilio_auth_token}".encode())
         self._authorization = f"Basic {basic.decode()}"
         self._messages: OrderedDict[str, StoredMessage] = OrderedDict()
+        self._webhook_url = f"{sandbox.credentials.webhook_base}/v1/webhooks/twilio"
+        self._opted_out: set[str] = set()
         self.poster = Poster(build=self._build_callback)
+        sandbox.on_reset.append(self._opted_out.clear)
+        inbound.offer(sandbox, self.name, self.receive)
 
     def handle(self, request: Request) -> Answer:
         if not hmac.compare_digest((request.header("authorization") or "").encode(), self._authorization.encode()):
@@ -130,6 +137,29 @@ class TwilioProvider:
         if rule.code is not None and (not rule.code.isdigit() or int(rule.code) not in ERRORS):
             raise InvalidRuleError(f"code: known are {', '.join(map(str, ERRORS))}")
 
+    def receive(self, sender: str, text: str) -> None:
+        """https://www.twilio.com/docs/messaging/guides/webhook-request. Twilio itself heeds STOP and START."""
+        word = text.strip().upper()
+        if word in STOP_WORDS:
+            self._opted_out.add(sender)
+        elif word in START_WORDS:
+            self._opted_out.discard(sender)
+        sid = f"SM{uuid.uuid4().hex}"
+        parameters = {
+            "AccountSid": self._sid,
+            "ApiVersion": "2010-04-01",
+            "Body": text,
+            "From": sender,
+            "MessageSid": sid,
+            "NumMedia": "0",
+            "NumSegments": str(gsm.count_segments(text)),
+            "SmsMessageSid": sid,
+            "SmsSid": sid,
+            "SmsStatus": "received",
+            "To": TWILIO_FROM,
+        }
+        self._sandbox.receipts.schedule(self.name, [Receipt(payload=parameters, url=self._webhook_url)])
+
     def _send(self, request: Request) -> Answer:
         form = {
             name: values[-1]
@@ -139,6 +169,8 @@ class TwilioProvider:
         if code is not None:
             return self._error(code, form)
         recipient = form["To"]
+        if recipient in self._opted_out:
+            return self._error(21610, form)
         fault = self._sandbox.faults[self.name].decide((recipient,))
         if fault.is_refused:
             return self._fail(fault, form)
