@@ -21,7 +21,7 @@ from apps.delivery.outcomes import FailedCall, Outcome
 from apps.delivery.preparation import Parcel
 from apps.delivery.retry import RetryPolicy, decide_retry, outcome_of
 from apps.delivery.statuses import Reason, Status
-from apps.providers import breaker, quotas
+from apps.providers import breaker, bulkhead, quotas
 from apps.providers.errors import ProviderError, TransientError
 from apps.providers.gateway import send_messages
 from apps.providers.messages import Message, Result
@@ -68,8 +68,13 @@ def _travel(route: tuple[Provider, ...], journeys: list[_Journey], read_at: date
             break
         if position > 0:
             metrics.failed_over(provider.channel.label, provider.alias, len(waiting))
-        taken, waiting = _admit(provider, waiting)
-        done, again = _call(provider, taken.journeys, taken.is_probe, read_at)
+        with bulkhead.place(provider.alias) as has_room:
+            if not has_room:
+                for journey in waiting:
+                    _wait(journey, bulkhead.RETRY_AFTER_S)
+                continue
+            taken, waiting = _admit(provider, waiting)
+            done, again = _call(provider, taken.journeys, taken.is_probe, read_at)
         outcomes += done
         waiting += again
     return outcomes + [_conclude(journey, has_route=bool(route)) for journey in waiting]
