@@ -1,14 +1,18 @@
 """Adapters against the sandbox, which shares no code with them: neither can repeat the other's misunderstanding."""
 
+import json
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from django_redis import get_redis_connection
 from pytest_django.fixtures import Settings
 
+from apps.providers import tokens
 from apps.providers.errors import (
     InvalidRecipient,
     OutcomeUnknown,
@@ -17,15 +21,22 @@ from apps.providers.errors import (
     TransientError,
 )
 from apps.providers.gateway import send_messages
-from apps.providers.messages import Message, ReceiptKind, Result, WebhookCall
+from apps.providers.messages import BuildContext, Message, ReceiptKind, Result, WebhookCall
 from apps.providers.receipts import ack_token, verify_and_parse
 from apps.providers.registry import get_provider
 from tests.providers.sandbox.client import SandboxClient
 from tests.providers.sandbox.conftest import SandboxProcess
 from tests.providers.sandbox.web import Web
 
-ALIASES = ("fcm", "twilio", "sendgrid")
-ADDRESSES = {"fcm": "device-{}", "twilio": "+1415555{:04}", "sendgrid": "person{}@example.com"}
+ALIASES = ("fcm", "apns", "webpush", "twilio", "sendgrid")
+ADDRESSES = {
+    "fcm": "device-{}",
+    "apns": "{:064x}",
+    "twilio": "+1415555{:04}",
+    "sendgrid": "person{}@example.com",
+}
+MOST_MESSAGES = 30
+_browsers: list[str] = []  # subscriptions at the module's sandbox
 pytestmark = pytest.mark.usefixtures("no_tokens")
 
 
@@ -39,6 +50,7 @@ def web() -> Iterator[Web]:
 @pytest.fixture(scope="module")
 def process(tmp_path_factory: pytest.TempPathFactory, web: Web) -> Iterator[SandboxProcess]:
     process = SandboxProcess(tmp_path_factory.mktemp("sandbox"), web.url).start()
+    _browsers[:] = [subscribe(process.client) for _ in range(MOST_MESSAGES)]
     yield process
     process.stop()
 
@@ -56,6 +68,20 @@ def sandbox(process: SandboxProcess, web: Web, settings: Settings) -> SandboxCli
         "fcm": {
             "base_url": values["FCM_BASE_URL"],
             "service_account_file": values["FCM_SERVICE_ACCOUNT_FILE"],
+            "ack_key": settings.PUSH_ACK_KEY,
+        },
+        "apns": {
+            "base_url": values["APNS_BASE_URL"],
+            "key_file": values["APNS_KEY_FILE"],
+            "key_id": values["APNS_KEY_ID"],
+            "team_id": values["APNS_TEAM_ID"],
+            "topic": values["APNS_TOPIC"],
+            "ack_key": settings.PUSH_ACK_KEY,
+        },
+        "webpush": {
+            "vapid_private_key": values["WEBPUSH_VAPID_PRIVATE_KEY"],
+            "subject": values["WEBPUSH_SUBJECT"],
+            "allowed_hosts": [values["WEBPUSH_ALLOWED_HOSTS"]],
             "ack_key": settings.PUSH_ACK_KEY,
         },
         "twilio": {
@@ -79,6 +105,14 @@ def sandbox(process: SandboxProcess, web: Web, settings: Settings) -> SandboxCli
     return process.client
 
 
+def subscribe(client: SandboxClient, prefix: str = "") -> str:
+    return json.dumps(client.control("POST", "webpush/subscriptions", {"prefix": prefix}), separators=(",", ":"))
+
+
+def address_of(alias: str, number: int) -> str:
+    return _browsers[number] if alias == "webpush" else ADDRESSES[alias].format(number)
+
+
 def messages(alias: str, count: int, web: Web) -> list[Message]:
     made = []
     for number in range(count):
@@ -86,7 +120,7 @@ def messages(alias: str, count: int, web: Web) -> list[Message]:
         made.append(
             Message(
                 delivery_id,
-                ADDRESSES[alias].format(number),
+                address_of(alias, number),
                 title="Title",
                 body="Grüße 😀",
                 is_high=True,
@@ -153,6 +187,62 @@ def test_an_unregistered_device_is_dead(sandbox: SandboxClient, web: Web):
     sandbox.set_faults("fcm", rule)
     results = send_messages(get_provider("fcm"), messages("fcm", 3, web))
     assert [isinstance(result.error, InvalidRecipient) for result in results] == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("prefix", "code"),
+    [
+        ("deaddead", "Unregistered"),
+        ("fadefade", "ExpiredToken"),
+        ("baddbadd", "BadDeviceToken"),
+        ("feedfeed", "DeviceTokenNotForTopic"),
+    ],
+)
+def test_apple_says_which_devices_are_dead_and_since_when(prefix: str, code: str, sandbox: SandboxClient, web: Web):
+    [first, second] = messages("apns", 2, web)
+    results = send_messages(get_provider("apns"), [replace(first, address=prefix + "0" * 56), second])
+    assert [type(result.error) for result in results] == [InvalidRecipient, type(None)]
+    assert isinstance(results[0].error, InvalidRecipient)
+    assert results[0].error.code == code
+    assert (results[0].error.dead_since_ms is None) is (code not in ("Unregistered", "ExpiredToken"))
+
+
+def test_a_stale_provider_token_is_renewed_within_the_call(sandbox: SandboxClient, web: Web):
+    sandbox.set_faults("apns", {"code": "ExpiredProviderToken", "times": 2})
+    assert kinds(send_messages(get_provider("apns"), messages("apns", 5, web))) == {None: 5}
+
+
+def test_processes_without_a_cache_do_not_update_apples_token(sandbox: SandboxClient, web: Web):
+    for _ in range(5):
+        tokens._held.clear()
+        get_redis_connection("default").flushdb()
+        assert kinds(send_messages(get_provider("apns"), messages("apns", 1, web))) == {None: 1}
+
+
+def test_an_alert_fits_apples_and_the_browsers_limit_to_the_byte(sandbox: SandboxClient, web: Web):
+    for alias in ("apns", "webpush"):
+        [message] = messages(alias, 1, web)
+        longest = 0
+        for length in range(3_700, 4_000):
+            [request] = get_provider(alias).adapter.build(
+                [replace(message, body="x" * length)], BuildContext(datetime.now(UTC), "t")
+            )
+            longest = length if request.rejected is None else longest
+        assert kinds(send_messages(get_provider(alias), [replace(message, body="x" * longest)])) == {None: 1}
+    assert {entry["bytes"] for entry in sandbox.ledger()} == {4_096}
+
+
+@pytest.mark.parametrize("prefix", ["dead-", "unknown-"])
+def test_an_ended_subscription_is_dead(prefix: str, sandbox: SandboxClient, web: Web):
+    [first, second] = messages("webpush", 2, web)
+    results = send_messages(get_provider("webpush"), [replace(first, address=subscribe(sandbox, prefix)), second])
+    assert [type(result.error) for result in results] == [InvalidRecipient, type(None)]
+
+
+def test_a_browser_shows_the_words(sandbox: SandboxClient, web: Web):
+    send_messages(get_provider("webpush"), messages("webpush", 1, web))
+    [shown] = sandbox.inbox()
+    assert (shown["title"], shown["body"]) == ("Title", "Grüße 😀")
 
 
 def test_twilios_test_numbers_fail_as_documented(sandbox: SandboxClient, web: Web):
