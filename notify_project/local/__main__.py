@@ -99,7 +99,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--broker", choices=["valkey", "rabbitmq"], default="valkey")
     parser.add_argument("--workers-high", type=int, help="high-lane worker processes (else WORKERS_HIGH, else 1)")
     parser.add_argument("--workers-bulk", type=int, help="bulk-lane worker processes (else WORKERS_BULK, else 1)")
-    parser.add_argument("--worker-threads", type=int, default=4, help="threads of each worker process")
+    parser.add_argument("--worker-threads", type=int, default=8, help="threads of each worker process")
     parser.add_argument("--web-processes", type=int, default=1)
     parser.add_argument("--web-threads", type=int, default=8, help="threads of each web process")
     parser.add_argument("--without", action="append", default=[], choices=roles.OPTIONAL_ROLES, help="leave a role out")

@@ -31,7 +31,7 @@ class Counts:
     web_threads: int = 8
     high: int = 1
     bulk: int = 1
-    worker_threads: int = 4
+    worker_threads: int = 8
 
     def of(self, role: str) -> int:
         """Number of worker processes of ``role``."""

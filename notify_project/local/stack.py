@@ -307,17 +307,20 @@ class Stack:
             return
         program = Program(
             [sys.executable, "-m", *command],
-            env=self.environment | self._private_settings(role),
+            env=self.environment | self._private_settings(role, instance),
             cwd=PROJECT_DIR,
             log=self.log_dir / f"{instance}.log",
             pid_file=self._run_dir / f"{instance}.pid",
         )
         self._start(role, instance, program)
 
-    def _private_settings(self, role: str) -> dict[str, str]:
-        if role != roles.FLOWER:
-            return {}
-        return {"FLOWER_BASIC_AUTH": f"{FLOWER_USER}:{self.credentials['flower_password']}"}
+    def _private_settings(self, role: str, instance: str) -> dict[str, str]:
+        settings = {"NOTIFY_ROLE": instance}
+        if role in roles.WORKER_ROLES:
+            settings["WORKER_THREADS"] = str(self.options.counts.worker_threads)
+        if role == roles.FLOWER:
+            settings["FLOWER_BASIC_AUTH"] = f"{FLOWER_USER}:{self.credentials['flower_password']}"
+        return settings
 
     def _start(self, role: str, instance: str, server: Server) -> None:
         self._names.setdefault(role, []).append(instance)

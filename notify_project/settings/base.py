@@ -294,7 +294,7 @@ ROUTES: dict[str, list[str]] = {
 }
 
 # --- Delivery (see apps/delivery/) ------------------------------------------------------------------------------------
-WORKER_THREADS: int = env.int("WORKER_THREADS", default=16)  # what `celery worker --concurrency` is given
+WORKER_THREADS: int = env.int("WORKER_THREADS", default=8)  # what `celery worker --concurrency` is given
 DELIVERY_MAX_ATTEMPTS: int = env.int("DELIVERY_MAX_ATTEMPTS", default=5)
 DELIVERY_BACKOFF_BASE_S: float = env.float("DELIVERY_BACKOFF_BASE_S", default=2.0)
 DELIVERY_BACKOFF_MAX_S: float = env.float("DELIVERY_BACKOFF_MAX_S", default=900.0)

@@ -35,7 +35,7 @@ def expected_commands(*, host: str, schedule: Path) -> dict[str, list[str]]:
         roles.FLOWER: roles.flower_command(host=host, port=5555),
     }
     for role in roles.WORKER_ROLES:
-        commands[role] = roles.worker_command(role, instance=role, threads=4)
+        commands[role] = roles.worker_command(role, instance=role, threads=roles.Counts().worker_threads)
     return commands
 
 
