@@ -32,6 +32,10 @@ class RateLimited(TransientError):
     """The provider throttles us (or we would exceed its quota)."""
 
 
+class RecipientRateLimited(RateLimited):
+    """The provider throttles what goes to this one recipient; others may be sent to."""
+
+
 class Unauthorized(TransientError):
     """Our access token was refused: forget it, fetch another, try again."""
 

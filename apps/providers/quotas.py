@@ -13,7 +13,7 @@ import structlog
 from django.conf import settings
 
 from apps import rate_limit
-from apps.providers.errors import RateLimited
+from apps.providers.errors import RateLimited, RecipientRateLimited
 from apps.providers.messages import Result
 from apps.rate_limit import Quota
 
@@ -74,8 +74,13 @@ def pause(alias: str, seconds: float) -> None:
 def obey(alias: str, results: Sequence[Result]) -> None:
     """Pause account ``alias`` for as long as it asked, if ``results`` of one call say that the account is throttled.
 
-    It is when at least half of them are: some providers answer 429 for one busy device or number as well."""
-    throttled = [result.error for result in results if isinstance(result.error, RateLimited)]
+    It is when at least half of them are: some providers answer 429 for one busy device or number as well, and not all
+    of them so that it can be told (``RecipientRateLimited``)."""
+    throttled = [
+        result.error
+        for result in results
+        if isinstance(result.error, RateLimited) and not isinstance(result.error, RecipientRateLimited)
+    ]
     if throttled and len(throttled) >= len(results) * PAUSE_AT_SHARE:
         pause(alias, max(DEFAULT_PAUSE_S if e.retry_after_s is None else e.retry_after_s for e in throttled))
 

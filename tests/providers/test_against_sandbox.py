@@ -170,7 +170,7 @@ def test_a_dropped_answer_is_unknown_and_was_taken_once(alias: str, sandbox: San
 def test_throttling_names_its_time(alias: str, sandbox: SandboxClient, web: Web):
     sandbox.set_faults(alias, {"mode": "throttle", "retry_after_s": 9})
     results = send_messages(get_provider(alias), messages(alias, 3, web))
-    assert kinds(results) == {RateLimited: 3}
+    assert all(isinstance(result.error, RateLimited) for result in results)
     assert {result.error.retry_after_s for result in results if isinstance(result.error, RateLimited)} == {9}
 
 

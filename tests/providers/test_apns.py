@@ -21,6 +21,7 @@ from apps.providers.errors import (
     PermanentError,
     ProviderError,
     RateLimited,
+    RecipientRateLimited,
     TransientError,
     Unauthorized,
     UnsupportedFeature,
@@ -191,7 +192,7 @@ class TestErrors:
             (410, "Unregistered", InvalidRecipient),
             (413, "PayloadTooLarge", UnsupportedFeature),
             (429, "TooManyProviderTokenUpdates", RateLimited),
-            (429, "TooManyRequests", RateLimited),
+            (429, "TooManyRequests", RecipientRateLimited),
             (500, "InternalServerError", TransientError),
             (503, "ServiceUnavailable", TransientError),
             (503, "Shutdown", TransientError),
@@ -243,6 +244,7 @@ class TestErrors:
         error = error_of(adapter, 429, {"reason": reason}, headers)
         assert isinstance(error, RateLimited)
         assert error.retry_after_s == pause_s
+        assert isinstance(error, RecipientRateLimited) is (reason == "TooManyRequests")
 
     def test_an_acceptance_names_the_notification(self, adapter: ApnsAdapter):
         [result] = adapter.parse(build(adapter), answer(200, b"", {"apns-id": DELIVERY_ID.upper()}))

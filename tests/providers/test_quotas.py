@@ -8,7 +8,7 @@ from pytest_django.fixtures import Settings
 
 from apps import rate_limit, redis_script
 from apps.providers import quotas
-from apps.providers.errors import RateLimited, TransientError
+from apps.providers.errors import RateLimited, RecipientRateLimited, TransientError
 from apps.providers.messages import Result
 
 CLOSED_PORT_URL = "redis://127.0.0.1:1/0"
@@ -120,6 +120,7 @@ def test_a_throttle_without_a_time_pauses_for_a_second(limit: Any, alias: str):
         [],
         [None, TransientError("p", "503", retry_after_s=60.0)],
         [RateLimited("p", "429", retry_after_s=60.0), None, None],
+        [RecipientRateLimited("p", "429", retry_after_s=60.0)],
     ],
 )
 def test_one_busy_device_does_not_pause_the_account(limit: Any, alias: str, errors: list[Exception | None]):

@@ -87,6 +87,18 @@ class TestRegistry:
         options = resolve_options("fcm", {"service_account_file": str(file), "address_field": "fid"})
         assert options == {"service_account": service_account(), "address_field": "fid"}
 
+    @pytest.mark.parametrize("is_file_first", [True, False])
+    def test_an_option_may_be_given_either_way(self, tmp_path: Path, is_file_first: bool):
+        (tmp_path / "key").write_text("from the file")
+        for value, file, expected in (
+            ("given", "", "given"),
+            ("", str(tmp_path / "key"), "from the file"),
+            ("", "", ""),
+        ):
+            pairs = [("key_file", file), ("key", value)]
+            options = resolve_options("x", dict(pairs if is_file_first else reversed(pairs)))
+            assert options == {"key": expected}
+
     def test_a_file_that_cannot_be_read_is_named(self, tmp_path: Path):
         with pytest.raises(ConfigurationError, match="service_account_file cannot be read"):
             resolve_options("fcm", {"service_account_file": str(tmp_path / "missing")})

@@ -24,7 +24,7 @@ from apps.providers.errors import (
     OutcomeUnknown,
     PermanentError,
     ProviderError,
-    RateLimited,
+    RecipientRateLimited,
     TransientError,
     UnsupportedFeature,
 )
@@ -372,10 +372,10 @@ class TestAnswers:
             (401, TransientError),
             (403, TransientError),
             (404, InvalidRecipient),
-            (406, RateLimited),
+            (406, RecipientRateLimited),
             (410, InvalidRecipient),
             (413, UnsupportedFeature),
-            (429, RateLimited),
+            (429, RecipientRateLimited),
             (500, TransientError),
             (502, TransientError),
             (503, TransientError),
@@ -392,7 +392,7 @@ class TestAnswers:
     @pytest.mark.parametrize("status", [406, 429])
     def test_throttling_names_its_time(self, adapter: WebPushAdapter, status: int):
         [result] = adapter.parse(build(adapter), answer(status, b"", {"retry-after": "30"}))
-        assert isinstance(result.error, RateLimited)
+        assert isinstance(result.error, RecipientRateLimited)
         assert result.error.retry_after_s == 30
 
     @settings(deadline=None, max_examples=200)

@@ -21,6 +21,7 @@ from apps.providers.errors import (
     OutcomeUnknown,
     ProviderError,
     RateLimited,
+    RecipientRateLimited,
     TransientError,
     Unauthorized,
     UnsupportedFeature,
@@ -144,6 +145,8 @@ class ApnsAdapter:
         if status == 429 and reason == "TooManyProviderTokenUpdates":
             pause_s = TOKEN_UPDATES_PAUSE_S if pause_s is None else pause_s
             return RateLimited(self.alias, code, "something else signs with the same key", retry_after_s=pause_s)
+        if status == 429 and reason == "TooManyRequests":
+            return RecipientRateLimited(self.alias, code, "too many for one device", retry_after_s=pause_s)
         if status in (401, 403) or (400 <= status < 500 and reason in _ACCOUNT):
             return answers.credentials_error(self.alias, code)
         if status == 413:

@@ -27,7 +27,7 @@ from apps.providers.errors import (
     ConfigurationError,
     InvalidRecipient,
     ProviderError,
-    RateLimited,
+    RecipientRateLimited,
     UnsupportedFeature,
 )
 from apps.providers.grants import Grant
@@ -153,9 +153,11 @@ class WebPushAdapter:
             return answers.credentials_error(self.alias, str(status))
         if status == 413:
             return UnsupportedFeature(self.alias, "413", f"over {MAX_PLAINTEXT_BYTES} bytes")
+        # RFC 8030, 8.4 has 429, and Microsoft's service says 406 for it:
         # https://learn.microsoft.com/windows/apps/windows-app-sdk/notifications/push-notifications/troubleshooting
-        if status == 406:
-            return RateLimited(self.alias, "406", retry_after_s=answers.retry_after_s(response))
+        # It is the one push service's, often for the one subscription, and must not stop the other services.
+        if status in (406, 429):
+            return RecipientRateLimited(self.alias, str(status), retry_after_s=answers.retry_after_s(response))
         return answers.status_error(self.alias, response)
 
     def verify_receipt(self, call: WebhookCall, now: datetime) -> None:
