@@ -1,11 +1,14 @@
-from datetime import UTC, datetime
+from collections import Counter
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from itertools import product
 
 import pytest
 
 from apps.channels import Channel
-from apps.preferences.categories import DEFAULT_RULES, CategoryRules
-from apps.preferences.policy import Action, Decision, Reason, decide, explain
+from apps.preferences.categories import DEFAULT_RULES, Cap, CapRule, CategoryRules, Kind, QuietHoursRule
+from apps.preferences.policy import SMEAR_MINUTES, Action, Decision, Reason, Usage, decide, explain
+from apps.preferences.quiet_hours import EVERY_DAY, Window
 from apps.preferences.snapshots import DeviceSnapshot, RecipientSnapshot, channels_of, mask_of, wishes_of
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -103,3 +106,147 @@ def test_sets_of_channels_survive_as_bit_masks() -> None:
     for chosen in product([False, True], repeat=len(Channel)):
         channels = frozenset(channel for channel, is_in in zip(Channel, chosen, strict=True) if is_in)
         assert channels_of(mask_of(channels)) == channels
+
+
+# --- the person's word ------------------------------------------------------------------------------------------------
+
+NEWS = CategoryRules(id=7, key="news", kind=Kind.MARKETING)
+CRITICAL = CategoryRules(id=8, key="alarm", kind=Kind.CRITICAL, cap=Cap(1, timedelta(days=1)))
+WORD = [None, True, False]
+
+
+@pytest.mark.parametrize("channel", Channel)
+def test_more_specific_word_counts(channel: Channel) -> None:
+    for out, of_category, of_channel, by_default in product([False, True], WORD, WORD, [True, False]):
+        snapshot = make_snapshot(
+            is_opted_out=out,
+            category_wishes={} if of_category is None else {7: wishes_of({channel: of_category})},
+            channel_wishes=0 if of_channel is None else wishes_of({channel: of_channel}),
+        )
+        rules = replace(NEWS, off_by_default=frozenset() if by_default else ALL)
+        word = next(word for word in (of_category, of_channel, by_default) if word is not None)
+        decision = decide(snapshot, channel, rules, NOW)
+        assert (decision.action is Action.SEND) is (word and not out)
+
+
+def test_word_on_another_category_or_channel_says_nothing() -> None:
+    off = wishes_of({Channel.SMS: False, Channel.PUSH: False})
+    snapshot = make_snapshot(category_wishes={9: off, 7: off})
+    assert decide(snapshot, Channel.EMAIL, NEWS, NOW).action is Action.SEND
+    assert decide(snapshot, Channel.SMS, NEWS, NOW).reason is Reason.CATEGORY_OPT_OUT
+    assert decide(snapshot, Channel.SMS, DEFAULT_RULES, NOW).action is Action.SEND
+
+
+NIGHT = (Window(EVERY_DAY, 22 * 60, 7 * 60),)
+MIDNIGHT = datetime(2026, 1, 31, 0, 30, tzinfo=UTC)
+MORNING = datetime(2026, 1, 31, 7, tzinfo=UTC)
+SLEEPER: dict[str, object] = {"quiet_hours": NIGHT, "time_zone": "UTC"}
+FULL = Usage(3, MIDNIGHT + timedelta(hours=1))
+
+
+def test_critical_passes_quiet_hours_and_caps() -> None:
+    snapshot = make_snapshot(**SLEEPER)
+    assert decide(snapshot, Channel.SMS, CRITICAL, MIDNIGHT, usage=FULL).action is Action.SEND
+    assert not CRITICAL.obeys_cap
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"is_erased": True},
+        {"is_opted_out": True},
+        {"channel_wishes": wishes_of({Channel.SMS: False})},
+        {"category_wishes": {8: wishes_of({Channel.SMS: False})}},
+        {"suppressed_channels": ALL},
+        {"phone_ct": None},
+    ],
+)
+def test_critical_passes_no_opt_out_and_no_suppression(fields: dict[str, object]) -> None:
+    assert decide(make_snapshot(**fields), Channel.SMS, CRITICAL, NOW).action is Action.SUPPRESS
+
+
+# --- quiet hours ------------------------------------------------------------------------------------------------------
+
+
+def test_quiet_hours_defer_to_their_end_spread_over_minutes() -> None:
+    moments = set()
+    for number in range(2000):
+        decision = decide(make_snapshot(user_id=f"user-{number}", **SLEEPER), Channel.SMS, NEWS, MIDNIGHT)
+        assert (decision.action, decision.reason) == (Action.DEFER, Reason.QUIET_HOURS)
+        moments.add(decision.not_before)
+    assert min(moments) >= MORNING
+    assert max(moments) < MORNING + timedelta(minutes=SMEAR_MINUTES)
+    per_minute = Counter((moment - MORNING) // timedelta(minutes=1) for moment in moments)
+    assert len(per_minute) == SMEAR_MINUTES
+    assert len(moments) > 500
+
+
+def test_smear_ends_before_it_is_quiet_again_or_the_message_expires() -> None:
+    for number in range(300):
+        sleeper = make_snapshot(user_id=f"user-{number}", time_zone="UTC", quiet_hours=(*NIGHT, Window(127, 423, 600)))
+        decision = decide(sleeper, Channel.SMS, NEWS, MIDNIGHT)
+        assert MORNING <= decision.not_before < MORNING + timedelta(minutes=3)
+        expires_at = MORNING + timedelta(seconds=5)
+        decision = decide(sleeper, Channel.SMS, NEWS, MIDNIGHT, expires_at=expires_at)
+        assert MORNING <= decision.not_before < expires_at
+        assert decide(sleeper, Channel.SMS, NEWS, MIDNIGHT, expires_at=MORNING).not_before == MORNING
+
+
+@pytest.mark.parametrize(
+    ("zoneless", "action", "reason"),
+    [
+        ("UTC", Action.DEFER, Reason.QUIET_HOURS),
+        ("Pacific/Honolulu", Action.SEND, Reason.ALLOWED),
+        ("suppress", Action.SUPPRESS, Reason.QUIET_HOURS_WITHOUT_ZONE),
+        ("nonsense", Action.SUPPRESS, Reason.QUIET_HOURS_WITHOUT_ZONE),
+        ("send", Action.SEND, Reason.ALLOWED),
+    ],
+)
+@pytest.mark.parametrize("zone", ["", "Mars/Olympus"])
+def test_missing_zone_has_a_policy(zone: str, zoneless: str, action: Action, reason: Reason) -> None:
+    snapshot = make_snapshot(quiet_hours=NIGHT, time_zone=zone)
+    decision = decide(snapshot, Channel.SMS, replace(NEWS, zoneless=zoneless), MIDNIGHT)
+    assert (decision.action, decision.reason) == (action, reason)
+
+
+def test_missing_zone_is_nobody_s_business_without_quiet_hours() -> None:
+    rules = replace(NEWS, zoneless="suppress")
+    assert decide(make_snapshot(time_zone=""), Channel.SMS, rules, MIDNIGHT).action is Action.SEND
+
+
+@pytest.mark.parametrize(
+    ("rule", "reason"),
+    [
+        (QuietHoursRule.DEFER, Reason.QUIET_HOURS),
+        (QuietHoursRule.SUPPRESS, Reason.QUIET_HOURS_NOT_WAITED_FOR),
+        (QuietHoursRule.SEND, Reason.ALLOWED),
+    ],
+)
+def test_category_says_what_quiet_hours_do(rule: QuietHoursRule, reason: Reason) -> None:
+    rules = replace(NEWS, quiet_hours=rule)
+    assert decide(make_snapshot(**SLEEPER), Channel.SMS, rules, MIDNIGHT).reason is reason
+    assert decide(make_snapshot(**SLEEPER), Channel.SMS, rules, NOW).reason is Reason.ALLOWED
+
+
+# --- caps -------------------------------------------------------------------------------------------------------------
+
+
+def test_cap_counts_what_others_used() -> None:
+    rules = replace(NEWS, cap=Cap(3, timedelta(days=1)))
+    for count in range(3):
+        assert decide(make_snapshot(), Channel.SMS, rules, NOW, usage=Usage(count)).action is Action.SEND
+    frees_at = NOW + timedelta(hours=5)
+    decision = decide(make_snapshot(), Channel.SMS, rules, NOW, usage=Usage(3, frees_at))
+    assert decision == Decision(Action.DEFER, Reason.FREQUENCY_CAP, frees_at)
+    suppressing = replace(NEWS, cap=Cap(3, timedelta(days=1), CapRule.SUPPRESS))
+    decision = decide(make_snapshot(), Channel.SMS, suppressing, NOW, usage=Usage(3, frees_at))
+    assert decision == Decision(Action.SUPPRESS, Reason.FREQUENCY_CAP)
+    assert decide(make_snapshot(), Channel.SMS, rules, NOW).action is Action.SEND
+    assert decide(make_snapshot(), Channel.SMS, NEWS, NOW, usage=Usage(99)).action is Action.SEND
+
+
+def test_capped_message_does_not_wake_its_recipient_later() -> None:
+    rules = replace(NEWS, cap=Cap(3, timedelta(days=1)))
+    decision = decide(make_snapshot(**SLEEPER), Channel.SMS, rules, NOW, usage=Usage(3, MIDNIGHT + timedelta(days=1)))
+    assert decision.reason is Reason.FREQUENCY_CAP
+    assert decision.not_before >= MORNING + timedelta(days=1)
