@@ -39,12 +39,17 @@ def backoff_s(policy: RetryPolicy, attempts: int, chance: float) -> float:
     return chance * min(policy.max_s, policy.base_s * 2.0 ** (attempts - 1))
 
 
-def decide_retry(error: ProviderError, attempts: int, policy: RetryPolicy, chance: float) -> RetryDecision:
+def decide_retry(
+    error: ProviderError, attempts: int, policy: RetryPolicy, chance: float, *, may_double: bool = True
+) -> RetryDecision:
     """What to do after the ``attempts``-th call failed with ``error``. A provider's ``Retry-After`` is a lower bound
-    of the wait."""
+    of the wait. Without ``may_double`` a call that may have succeeded is not repeated: its delivery waits as unknown
+    for a receipt."""
     if isinstance(error, PermanentError):
         return RetryDecision(Status.FAILED, _permanent_reason(error), outcome_of(error))
     is_unknown = isinstance(error, OutcomeUnknown)
+    if is_unknown and not may_double:
+        return RetryDecision(Status.UNKNOWN, Reason.NO_ANSWER, AttemptOutcome.UNKNOWN)
     if attempts >= policy.max_attempts:
         if is_unknown:
             return RetryDecision(Status.UNKNOWN, Reason.NO_ANSWER, AttemptOutcome.UNKNOWN)

@@ -21,6 +21,7 @@ from apps.delivery.outcomes import FailedCall, Outcome
 from apps.delivery.preparation import Parcel
 from apps.delivery.retry import RetryPolicy, decide_retry, outcome_of
 from apps.delivery.statuses import Reason, Status
+from apps.preferences import unsubscribe
 from apps.providers import breaker, bulkhead, quotas
 from apps.providers.errors import ProviderError, TransientError
 from apps.providers.gateway import send_messages
@@ -112,7 +113,7 @@ def _call(
     try:
         if journeys:
             started = time.perf_counter()
-            results = send_messages(provider, [_message(journey.parcel, provider) for journey in journeys])
+            results = send_messages(provider, [_message(journey.parcel, provider, read_at) for journey in journeys])
             metrics.provider_call(provider.alias, time.perf_counter() - started)
     finally:
         if journeys or is_probe:  # a probe that is not reported would keep the next one waiting
@@ -138,7 +139,7 @@ def _call(
     return settled, again
 
 
-def _message(parcel: Parcel, provider: Provider) -> Message:
+def _message(parcel: Parcel, provider: Provider, read_at: datetime) -> Message:
     delivery_id = str(parcel.claim.id)
     envelope = Envelope(
         delivery_id=delivery_id,
@@ -148,8 +149,17 @@ def _message(parcel: Parcel, provider: Provider) -> Message:
         ack=ack_token(delivery_id),
         callback_url=f"{settings.PUBLIC_URL}/v1/webhooks/{provider.alias}?delivery_id={delivery_id}",
         platform=parcel.platform,
+        unsubscribe_url=_unsubscribe_url(parcel, read_at),
     )
     return to_message(parcel.content, Channel(parcel.claim.channel), envelope)
+
+
+def _unsubscribe_url(parcel: Parcel, now: datetime) -> str | None:
+    channel = Channel(parcel.claim.channel)
+    if channel is not Channel.EMAIL or not unsubscribe.applies(parcel.category, Lane(parcel.claim.lane)):
+        return None
+    user_id = parcel.notification.user_id
+    return unsubscribe.make_url(user_id=user_id, channel=channel, category=parcel.category.key, now=now)
 
 
 def _note_failure(journey: _Journey, provider: Provider, result: Result, error: ProviderError) -> None:
@@ -176,7 +186,8 @@ def _conclude(journey: _Journey, *, has_route: bool = True) -> Outcome:
         delay_s = UNROUTED_DELAY_S if not has_route or journey.delay_s is None else journey.delay_s
         return Outcome(claim, Status.QUEUED, Reason.PROVIDER_UNAVAILABLE, delay_s=delay_s)
     chance = random.random()  # noqa: S311 - jitter, not a secret
-    decision = decide_retry(journey.last_error, claim.attempts + 1, retry_policy(), chance)
+    may_double = journey.parcel.category.retries_unknown
+    decision = decide_retry(journey.last_error, claim.attempts + 1, retry_policy(), chance, may_double=may_double)
     return Outcome(
         claim,
         decision.status,

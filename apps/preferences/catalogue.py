@@ -104,4 +104,5 @@ def rules_of(category: Category, zoneless: str) -> CategoryRules:
         cap=cap,
         zoneless=zoneless,
         is_active=category.is_active,
+        retries_unknown=category.retries_unknown,
     )

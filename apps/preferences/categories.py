@@ -55,7 +55,8 @@ class CategoryRules:
     """The rules of one category. ``id`` is what recipients' wishes refer to.
 
     ``zoneless`` says what quiet hours mean for somebody whose time zone is not known: the name of the zone their
-    hours are then read in, or ``suppress`` or ``send``."""
+    hours are then read in, or ``suppress`` or ``send``. ``retries_unknown`` says whether a message whose provider did
+    not answer is sent again."""
 
     id: int
     key: str
@@ -65,6 +66,7 @@ class CategoryRules:
     cap: Cap | None = None
     zoneless: str = "UTC"
     is_active: bool = True
+    retries_unknown: bool = True
 
     @property
     def obeys_cap(self) -> bool:

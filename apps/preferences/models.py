@@ -167,6 +167,12 @@ class Category(models.Model):
     cap_limit = models.PositiveSmallIntegerField("cap: messages", null=True, blank=True)
     cap_period_s = models.PositiveIntegerField("cap: in how many seconds", null=True, blank=True)
     cap_rule = models.CharField("beyond the cap", max_length=8, choices=CapRule.choices, default=CapRule.DEFER)
+    retries_unknown = models.BooleanField(
+        "send again when a provider did not answer",
+        default=True,
+        db_default=True,
+        help_text="On: at least once, now and then twice. Off: never twice; it waits as unknown for a receipt.",
+    )
     created_at = models.DateTimeField(db_default=Now())
     updated_at = models.DateTimeField(db_default=Now())
 
@@ -215,6 +221,28 @@ class CategoryPreference(models.Model):
 
     def __str__(self) -> str:
         return f"{self.category}, {Channel(self.channel).label}: {'on' if self.is_enabled else 'off'}"
+
+
+class SubscriptionChoice(models.Model):
+    """The record of a word that came by an unsubscribe link and changed something: who, when, what, and from where.
+    Rows are only ever added. ``category`` is the key; nothing in it is personal."""
+
+    id = models.BigAutoField(primary_key=True)
+    recipient = models.ForeignKey(Recipient, on_delete=models.CASCADE, related_name="choices")
+    channel = models.PositiveSmallIntegerField(choices=CHANNEL_CHOICES)
+    category = models.CharField(max_length=categories.KEY_MAX_LENGTH, blank=True)
+    scope = models.CharField(max_length=16)
+    source = models.CharField(max_length=32)
+    link_made_at = models.DateTimeField()
+    created_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        constraints: ClassVar = [
+            models.CheckConstraint(name="subscription_choice_channel", condition=Q(channel__in=list(Channel))),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.scope} by {self.source}"
 
 
 class QuietHours(models.Model):

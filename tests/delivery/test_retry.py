@@ -66,6 +66,12 @@ def test_unknown_outcome_is_retried_and_ends_as_unknown():
     assert (last.status, last.reason) == (Status.UNKNOWN, Reason.NO_ANSWER)
 
 
+def test_unknown_outcome_that_must_not_double_is_left_alone():
+    decision = decide_retry(OutcomeUnknown("p", "timeout"), 1, POLICY, 0.5, may_double=False)
+    assert (decision.status, decision.delay_s) == (Status.UNKNOWN, None)
+    assert decide_retry(TransientError("p", "503"), 1, POLICY, 0.5, may_double=False).status is Status.QUEUED
+
+
 @given(
     st.sampled_from([TransientError, RateLimited, OutcomeUnknown, PermanentError, InvalidRecipient]),
     st.integers(min_value=1, max_value=100),

@@ -4,6 +4,7 @@ from apps.channels import Channel, Lane
 from apps.delivery import dispatch
 from apps.delivery.models import Attempt
 from apps.delivery.statuses import Reason, Status
+from apps.preferences.models import Category
 from apps.providers import breaker, quotas
 from apps.providers.messages import ProviderResponse
 from tests.delivery.conftest import ACCEPTED, NO_ANSWER, REFUSED
@@ -128,3 +129,21 @@ def test_device_goes_to_its_platforms_provider(client_row, wire, settings):
     deliveries = accept(client_row.id, recipient.user_id, channels=(Channel.PUSH,))
     dispatch.deliver([one.id for one in deliveries])
     assert wire.addresses == ["droid"]
+
+
+def test_category_that_must_not_double_ends_as_unknown_at_once(client_row, wire):
+    Category.objects.create(key="payment", name="Payment", kind="transactional", retries_unknown=False)
+    wire.answer = lambda provider, request: NO_ANSWER
+    (delivery,) = accept(client_row.id, RecipientFactory().user_id, category="payment")
+    dispatch.deliver([delivery.id])
+    assert (reload(delivery).status, reload(delivery).reason) == (Status.UNKNOWN, Reason.NO_ANSWER)
+
+
+@pytest.mark.parametrize(("category", "has_link"), [("marketing", True), ("", True), ("transactional", False)])
+def test_bulk_mail_carries_a_link_to_unsubscribe(client_row, wire, category, has_link):
+    recipient = RecipientFactory()
+    (delivery,) = accept(client_row.id, recipient.user_id, channels=(Channel.EMAIL,), lane=Lane.BULK, category=category)
+    dispatch.deliver([delivery.id])
+    ((_, request),) = wire.requests
+    assert (request.messages[0].unsubscribe_url is not None) is has_link
+    assert (b"List-Unsubscribe-Post" in request.body) is has_link
