@@ -95,6 +95,15 @@ class TestRequest:
             "List-Unsubscribe-Post": "List-Unsubscribe=One-Click",
         }
 
+    def test_a_thousand_links_of_their_own_still_go_in_one_request(self, adapter: SendGridAdapter):
+        url = "https://notify.example.com/u/"
+        messages = [replace(mail, unsubscribe_url=f"{url}{number}") for number, mail in enumerate(mails(999))]
+        [request] = adapter.build([*messages, message(999, address="none@example.com")], CONTEXT)
+        personalizations = json.loads(request.body)["personalizations"]
+        links = [own.get("headers", {}).get("List-Unsubscribe") for own in personalizations]
+        assert links == [*(f"<{url}{number}>" for number in range(999)), None]
+        assert [own["to"][0]["email"] for own in personalizations] == [mail.address for mail in request.messages]
+
     def test_plain_text_comes_before_html(self, adapter: SendGridAdapter):
         body = json.loads(build_one(adapter, html="<p>x</p>").body)
         assert [part["type"] for part in body["content"]] == ["text/plain", "text/html"]
