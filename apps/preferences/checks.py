@@ -2,16 +2,17 @@
 recipients make sense."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from django.apps import AppConfig
 from django.conf import settings
-from django.core.checks import CheckMessage, Error
+from django.core.checks import CheckMessage, Error, Warning
 from django.core.exceptions import ImproperlyConfigured
 
-from apps.preferences import cipher, profile
+from apps.preferences import cipher, profile, unsubscribe
 from apps.preferences.categories import ZONELESS_SEND, ZONELESS_SUPPRESS
 
+LEGAL_LINK_DAYS: Final = 30
 _MAKE_KEY = 'python -c "import os, base64; print(base64.b64encode(os.urandom(32)).decode())"'
 
 
@@ -50,3 +51,16 @@ def check_recipient_settings(app_configs: Sequence[AppConfig] | None = None, **k
     if settings.DEVICE_MAX_AGE_DAYS < 1:
         errors.append(Error("DEVICE_MAX_AGE_DAYS is not positive.", hint="Set days, e.g. 270.", id="preferences.E005"))
     return errors
+
+
+def check_unsubscribe_links(app_configs: Sequence[AppConfig] | None = None, **kwargs: Any) -> list[CheckMessage]:
+    """``preferences.E006``: UNSUBSCRIBE_LINK_DAYS is not a number of days that a link can carry;
+    ``preferences.W001``: links expire before the law allows."""
+    days: int = settings.UNSUBSCRIBE_LINK_DAYS
+    if not 1 <= days <= unsubscribe.MAX_DAYS:
+        hint = f"Set 1 to {unsubscribe.MAX_DAYS} days, e.g. 90."
+        return [Error("UNSUBSCRIBE_LINK_DAYS is out of range.", hint=hint, id="preferences.E006")]
+    if days < LEGAL_LINK_DAYS:
+        hint = f"15 USC 7704(a)(3) asks for {LEGAL_LINK_DAYS} days after sending."
+        return [Warning("Unsubscribe links expire too soon.", hint=hint, id="preferences.W001")]
+    return []

@@ -16,7 +16,7 @@ from apps.channels import Channel
 from apps.preferences import selectors, services
 from apps.preferences.categories import DEFAULT_KEY, CategoryRules
 from apps.preferences.locks import lock_recipient
-from apps.preferences.models import Category, Recipient
+from apps.preferences.models import Category, Recipient, SubscriptionChoice
 from apps.preferences.policy import is_wanted
 from apps.preferences.snapshots import wishes_of
 from apps.preferences.stated import StatedPreferences
@@ -95,8 +95,9 @@ def select_standing(link: Link) -> Standing | None:
 
 @transaction.atomic
 def make_choice(*, link: Link, scope: Scope, source: Source) -> None:
-    """Store the word that the holder of ``link`` has just given; the same again changes nothing. Every decision made
-    after the commit sees it. Raises ``UnknownRecipient`` if there is no such recipient, or not any more."""
+    """Store the word that the holder of ``link`` has just given, and that it was given; the same again changes nothing.
+    Every decision made after the commit sees it. Raises ``UnknownRecipient`` if there is no such recipient, or not
+    any more."""
     recipient = lock_recipient(link.user_id)
     rules = _rules_of(link)
     words = choose_words(scope, selectors.select_preferences(recipient), link.channel, rules)
@@ -104,6 +105,16 @@ def make_choice(*, link: Link, scope: Scope, source: Source) -> None:
     recipient = services.update_preferences(
         user_id=link.user_id, is_opted_out=words.is_opted_out, channels=words.channels, categories=words.categories
     )
+    has_changed = recipient.version != version
+    if has_changed:
+        SubscriptionChoice.objects.create(
+            recipient=recipient,
+            channel=link.channel.value,
+            category=rules.key,
+            scope=scope.value,
+            source=source.value,
+            link_made_at=link.made_at,
+        )
     tell = partial(
         log.info,
         "subscription_choice",
@@ -112,8 +123,7 @@ def make_choice(*, link: Link, scope: Scope, source: Source) -> None:
         category=rules.key,
         scope=scope.value,
         source=source.value,
-        link_made_at=link.made_at,
-        has_changed=recipient.version != version,
+        has_changed=has_changed,
     )
     transaction.on_commit(tell, robust=True)
 

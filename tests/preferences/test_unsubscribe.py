@@ -2,6 +2,7 @@ import base64
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from django.core import checks
 from hypothesis import example, given
 from hypothesis import strategies as st
 from pytest_django import Settings
@@ -9,6 +10,7 @@ from pytest_django import Settings
 from apps.channels import Channel, Lane
 from apps.preferences import profile, unsubscribe
 from apps.preferences.categories import BUILT_IN, KEY_MAX_LENGTH, CategoryRules, Kind
+from apps.preferences.checks import check_unsubscribe_links
 from apps.preferences.unsubscribe import ExpiredLink, InvalidLink
 from notify_project.redaction import MASK, clean_text
 
@@ -165,3 +167,19 @@ def test_bulk_mail_gets_links_and_nothing_else(kind: Kind, lane: Lane, expected:
 def test_every_built_in_kind_is_decided() -> None:
     applying = {key for key, _, kind, _ in BUILT_IN if unsubscribe.applies(CategoryRules(1, key, kind), Lane.BULK)}
     assert applying == {"", "marketing"}
+
+
+@pytest.mark.parametrize(
+    ("days", "ids"),
+    [
+        (0, ["preferences.E006"]),
+        (29, ["preferences.W001"]),
+        (30, []),
+        (3_650, []),
+        (3_651, ["preferences.E006"]),
+    ],
+)
+def test_links_count_for_a_sensible_time(settings: Settings, days: int, ids: list[str]) -> None:
+    settings.UNSUBSCRIBE_LINK_DAYS = days
+    assert [message.id for message in check_unsubscribe_links()] == ids
+    assert check_unsubscribe_links in checks.registry.registry.registered_checks

@@ -3,6 +3,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
+from urllib.parse import quote
 
 import pytest
 from django.db import connection
@@ -36,7 +37,7 @@ def person() -> Recipient:
 
 @pytest.fixture
 def browser() -> Client:
-    return Client(enforce_csrf_checks=True, raise_request_exception=True)
+    return Client(enforce_csrf_checks=True)
 
 
 def make_path(
@@ -146,6 +147,18 @@ def test_a_choice_is_logged_by_ids_only(person: Recipient, browser: Client, djan
     assert "example.com" not in str(line)
 
 
+def test_what_a_choice_changed_is_on_record_and_what_changed_nothing_is_not(person: Recipient, browser: Client) -> None:
+    path = make_path()
+    click(browser, path)
+    click(browser, path)
+    choose(browser, path, "resubscribe")
+    records = person.choices.order_by("id").values_list("scope", "source", "channel", "category")
+    assert list(records) == [
+        ("category", "one_click", Channel.EMAIL, "marketing"),
+        ("resubscribe", "unsubscribe_page", Channel.EMAIL, "marketing"),
+    ]
+
+
 # --- the page ---------------------------------------------------------------------------------------------------------
 
 
@@ -170,7 +183,7 @@ def test_other_methods_are_refused(person: Recipient, browser: Client, method: s
 def test_the_page_offers_every_way_out(person: Recipient, browser: Client) -> None:
     response = browser.get(make_path())
     assert scopes_of(response) == ["category", "channel", "all"]
-    assert "You get “Marketing” e-mails at a•••@example.com ." in text_of(response)
+    assert "You get “Marketing” emails at a•••@example.com ." in text_of(response)
     assert "ann@" not in response.content.decode()
     assert "user-1" not in response.content.decode()
 
@@ -178,7 +191,7 @@ def test_the_page_offers_every_way_out(person: Recipient, browser: Client) -> No
 def test_leaving_the_category_and_coming_back(person: Recipient, browser: Client) -> None:
     path = make_path()
     left = choose(browser, path, "category")
-    assert "You no longer get “Marketing” e-mails at a•••@example.com ." in text_of(left)
+    assert "You no longer get “Marketing” emails at a•••@example.com ." in text_of(left)
     assert scopes_of(left) == ["resubscribe", "channel", "all"]
     assert decision().reason is Reason.CATEGORY_OPT_OUT
     assert scopes_of(choose(browser, path, "resubscribe")) == ["category", "channel", "all"]
@@ -189,7 +202,7 @@ def test_leaving_the_channel_and_coming_back(person: Recipient, browser: Client)
     services.update_preferences(user_id="user-1", categories={"critical": {Channel.EMAIL: True}})
     path = make_path()
     left = choose(browser, path, "channel")
-    assert "You are unsubscribed from all e-mails" in text_of(left)
+    assert "You are unsubscribed from all emails" in text_of(left)
     assert scopes_of(left) == ["resubscribe", "all"]
     for category in ("", "marketing", "transactional", "critical"):
         assert decision(category).reason is Reason.CHANNEL_OPT_OUT
@@ -212,7 +225,7 @@ def test_leaving_everything_and_coming_back(person: Recipient, browser: Client) 
 def test_a_suppressed_address_is_told_and_stays_suppressed(person: Recipient, browser: Client) -> None:
     services.suppress_address(channel=Channel.EMAIL, user_id="user-1", source="sendgrid", reason="complained")
     path = make_path()
-    assert "We cannot send e-mails to this address" in text_of(browser.get(path))
+    assert "We cannot send emails to this address" in text_of(browser.get(path))
     choose(browser, path, "resubscribe")
     assert decision().reason is Reason.ADDRESS_SUPPRESSED
 
@@ -228,7 +241,7 @@ def test_a_link_in_an_old_mailbox_does_not_tell_of_the_new_address(person: Recip
 def test_a_person_without_an_address_can_still_choose(browser: Client) -> None:
     RecipientFactory(user_id="user-1", email=None)
     path = make_path()
-    assert "You get “Marketing” e-mails." in text_of(browser.get(path)).replace(" .", ".")
+    assert "You get “Marketing” emails." in text_of(browser.get(path)).replace(" .", ".")
     choose(browser, path, "category")
 
 
@@ -353,7 +366,7 @@ def test_a_forged_link_gets_a_friendly_404(person: Recipient, browser: Client) -
 @hypothesis_settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_whatever_follows_is_answered_in_kind(browser: Client, text: str) -> None:
     get_redis_connection("default").flushdb()
-    path = "/u/" + text.encode(errors="replace").hex(" ").replace(" ", "%").join(["%", ""])
+    path = "/u/" + quote(text.encode(errors="replace"), safe="")
     for response in (browser.get(path), click(browser, path)):
         assert 400 <= response.status_code < 500
 

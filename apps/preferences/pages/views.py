@@ -39,7 +39,7 @@ LINK_RATE_PER_S: Final = 1.0
 LINK_BURST: Final = 30
 _RETRY_AFTER_S: Final = 30
 _ONE_CLICK: Final = ("List-Unsubscribe", "One-Click")  # RFC 8058, 3.1
-_NOUNS: Final = {Channel.PUSH: "push notification", Channel.SMS: "text message", Channel.EMAIL: "e-mail"}
+_NOUNS: Final = {Channel.PUSH: "push notification", Channel.SMS: "text message", Channel.EMAIL: "email"}
 
 log = structlog.get_logger("notify.preferences.pages")
 
