@@ -1,28 +1,25 @@
 """Frequency caps: how many messages of a category a recipient has had lately on a channel, counted in Redis.
 
 One sorted set for each recipient, channel and category holds the messages of the cap's period, so "3 a day" means 3 in
-any 24 hours. A message is counted once, however often it is tried and on however many devices. While Redis is away
-nothing is counted and nothing is capped; a flushed Redis begins anew: a cap spares a person's patience, it is not their
-word.
+any 24 hours. A message is counted once, however often it is tried and on however many devices, and stays counted if its
+provider refuses it in the end. While Redis is away nothing is counted and nothing is capped; a flushed Redis begins
+anew: a cap spares a person's patience, it is not their word.
 """
 
-import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 from uuid import UUID
 
-from django_redis import get_redis_connection
-from redis.exceptions import NoScriptError, RedisError
-
 from apps.channels import Channel
-from apps.preferences.cache import availability
 from apps.preferences.categories import CategoryRules
 from apps.preferences.policy import Usage
+from apps.redis_script import RedisScript
 
 # KEYS: one set for each message. ARGV: now in ms, then for each: the message's id (blank: only look), the cap's limit
 # and its period in ms. Answer for each: other messages within the period, ms at which the next fits (0: now).
-_LUA: Final = """
+_COUNT: Final = RedisScript(
+    """
 local now, answer = tonumber(ARGV[1]), {}
 for i, key in ipairs(KEYS) do
   local message, limit, period = ARGV[3 * i - 1], tonumber(ARGV[3 * i]), tonumber(ARGV[3 * i + 1])
@@ -40,7 +37,7 @@ for i, key in ipairs(KEYS) do
 end
 return answer
 """
-_SHA: Final = hashlib.sha1(_LUA.encode(), usedforsecurity=False).hexdigest()
+)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MS: Final = timedelta(milliseconds=1)
 
@@ -69,30 +66,19 @@ def peek_usage(requests: Sequence[CapRequest], now: datetime) -> list[Usage | No
 def _ask(requests: Sequence[CapRequest], now: datetime, *, is_taking: bool) -> list[Usage | None]:
     usages: list[Usage | None] = [None] * len(requests)
     limited = [index for index, request in enumerate(requests) if request.category.obeys_cap]
-    if not limited or availability.is_away():
+    if not limited:
         return usages
     keys: list[str] = []
-    arguments: list[str | bytes | int] = [(now - _EPOCH) // _MS]
+    arguments: list[str | float] = [(now - _EPOCH) // _MS]
     for index in limited:
         request = requests[index]
         if request.category.cap is not None:
             keys.append(f"cap:{request.category.id}:{request.channel.value}:{request.recipient_id}")
-            message = request.message_id.bytes if is_taking and request.message_id is not None else b""
+            message = request.message_id.hex if is_taking and request.message_id is not None else ""
             arguments += [message, request.category.cap.limit, request.category.cap.period // _MS]
-    try:
-        answer = _run(keys, arguments)
-    except (RedisError, OSError):
-        availability.note_failure()
+    answer = _COUNT.run(keys, arguments)
+    if answer is None:
         return usages
     for index, count, frees_at_ms in zip(limited, answer[::2], answer[1::2], strict=True):
         usages[index] = Usage(count, _EPOCH + frees_at_ms * _MS if frees_at_ms else None)
     return usages
-
-
-def _run(keys: Sequence[str], arguments: Sequence[str | bytes | int]) -> list[int]:
-    redis = get_redis_connection("default")
-    try:
-        answer: list[int] = redis.evalsha(_SHA, len(keys), *keys, *arguments)
-    except NoScriptError:
-        answer = redis.eval(_LUA, len(keys), *keys, *arguments)
-    return answer
