@@ -6,13 +6,14 @@ TEST_PROCESSES ?= logical
 TEST_ENV := DJANGO_SETTINGS_MODULE=notify_project.settings.test LOG_LEVEL=ERROR
 export PYTHON
 
-.PHONY: help run demo test check fmt lock clean
+.PHONY: help run demo test check fmt lock bench-import clean
 
 help:
 	@echo 'make run    everything on this machine: PostgreSQL, Valkey, web, workers, beat, Flower, sandbox'
 	@echo 'make demo   300 notifications through a running stack, followed to their end'
 	@echo 'make test   the tests, with stores of their own'
 	@echo 'make check  format, lint, types, import contracts, migrations, tests'
+	@echo 'make bench-import  how many recipients a second an import loads'
 	@echo 'make fmt    format the code and mend what can be mended'
 	@echo 'make lock   resolve requirements/*.in into requirements/*.txt (newer versions: UPGRADE=--upgrade)'
 	@echo 'make clean  stop the local stack and delete its data (.local) and all caches'
@@ -35,6 +36,9 @@ check:
 	$(TEST_ENV) $(BIN)/python -W ignore::RuntimeWarning manage.py makemigrations --check --dry-run
 	$(TEST_ENV) $(BIN)/python manage.py check --fail-level WARNING
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --maxprocesses 8
+
+bench-import:
+	@sh requirements/install.sh dev && exec $(BIN)/python -m benchmarks.bench_import $(ARGS)
 
 fmt:
 	@sh requirements/install.sh dev

@@ -18,13 +18,13 @@ from django.utils import timezone
 
 from apps.channels import Channel
 from apps.preferences import addresses, cache, cipher
-from apps.preferences.bulk_words import find_changes, select_words, store_changes
+from apps.preferences.bulk_words import NO_WORDS, find_changes, select_words, store_changes
 from apps.preferences.entries import Entry
 from apps.preferences.entry_words import Words
 from apps.preferences.locks import enter_gates
 
 USER_IDS_PER_CALL: Final = 1_000
-NO_WORDS: Final = Words()
+_encode_json: Final = json.JSONEncoder(ensure_ascii=False).encode
 
 _SELECT: Final = """
 SELECT user_id, id, is_opted_out, erased_at IS NOT NULL, locale, time_zone, attributes::text,
@@ -196,7 +196,7 @@ def _apply(entry: Entry, recipient: _Recipient, now: datetime) -> _Recipient:
     recipient.time_zone = plain.get("time_zone", recipient.time_zone)
     attributes = plain.get("attributes")
     if attributes is not None and not _is_same_json(recipient.attributes, attributes):
-        recipient.attributes = json.dumps(attributes, ensure_ascii=False)
+        recipient.attributes = _encode_json(attributes)
     for channel, address in entry.contacts.items():
         if channel is Channel.EMAIL:
             recipient.email = _seal(channel, address, recipient.email, entry.user_id, now)

@@ -44,6 +44,8 @@ INSERT INTO preferences_quiethours (recipient_id, days, start_minute, end_minute
 SELECT * FROM unnest(%s::bigint[], %s::smallint[], %s::smallint[], %s::smallint[])
 """
 
+NO_WORDS: Final = Words()
+
 Change = tuple[int, Words]
 """The recipient's number and what is new."""
 
@@ -65,6 +67,8 @@ def select_words(cursor: Any, recipient_ids: Sequence[int]) -> dict[int, Words]:
 
 def find_changes(wanted: Words, stated: Words) -> Words:
     """The part of ``wanted`` that is not ``stated`` already; the global opt-out is not looked at."""
+    if not wanted.has_details:
+        return NO_WORDS
     is_same = wanted.quiet_hours is None or sorted(wanted.quiet_hours) == sorted(stated.quiet_hours or ())
     return Words(
         channels={key: wish for key, wish in wanted.channels.items() if stated.channels.get(key) is not wish},

@@ -1,0 +1,126 @@
+"""Storing a block of an import file, in this process or in one of its own.
+
+A process of its own begins by importing this module: hence ``django.setup`` at its top.
+"""
+
+import gc
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing import parent_process
+from typing import Any, Final
+
+import django
+from django.apps import apps
+from django.db import InterfaceError, OperationalError, connection, connections
+
+if not apps.ready:
+    django.setup()
+
+from apps.preferences.bulk_devices import Registration, register_devices
+from apps.preferences.bulk_rows import Outcome, rounds_of, store_entries
+from apps.preferences.entries import Entry, read_entry
+from apps.preferences.faults import InvalidEntry
+from apps.preferences.import_formats import Header, read_csv_item, read_json_item
+from apps.preferences.import_framing import Block, Reject
+
+ATTEMPTS: Final = 5
+FIRST_PAUSE_S: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What all blocks of an import have in common. ``header`` is that of a CSV file; ``None``: NDJSON."""
+
+    header: Header | None
+    category_ids: Mapping[str, int]
+    restores_erased: bool = False
+
+
+@dataclass(slots=True)
+class BlockReport:
+    """What became of a block's records."""
+
+    outcomes: dict[str, int] = field(default_factory=dict)
+    rejects: list[Reject] = field(default_factory=list)
+
+
+_job: Job
+
+
+def start_process(database: str, job: Job) -> None:
+    """Prepares a process of its own: the same database (a test's has another name than the settings say), one job."""
+    global _job
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and ends us
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    connections["default"].settings_dict["NAME"] = database
+    # Records make many objects and no cycles: look for those rarely.
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
+    _job = job
+
+
+def _leave_with_parent() -> None:
+    # A pool's processes would wait for work for ever if the parent was killed.
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def store_block_here(block: Block) -> BlockReport:
+    """``store_block`` for the job of this process."""
+    return store_block(block, _job)
+
+
+def store_block(block: Block, job: Job) -> BlockReport:
+    """Store what can be stored of ``block``. Storing it again does no harm. Deadlocks, lock time-outs and lost
+    connections are tried again; raises ``OperationalError`` or ``InterfaceError`` in the end."""
+    report = BlockReport(rejects=list(block.rejects))
+    entries, lines = _read_entries(block, job, report)
+    for round_ in rounds_of(entries):
+        outcomes = _persist(partial(store_entries, round_, revives_erased=job.restores_erased))
+        for entry, outcome in zip(round_, outcomes, strict=True):
+            if outcome is Outcome.ERASED:
+                reason = "The recipient was erased; --restore-erased brings them back."
+                report.rejects.append(Reject(lines[id(entry)], "user_id", reason))
+            else:
+                report.outcomes[outcome.value] = report.outcomes.get(outcome.value, 0) + 1
+        devices = [Registration(entry.user_id, device) for entry in round_ for device in entry.devices]
+        if devices:
+            _persist(partial(register_devices, devices))
+    report.rejects.sort()
+    return report
+
+
+def _read_entries(block: Block, job: Job, report: BlockReport) -> tuple[list[Entry], dict[int, int]]:
+    entries: list[Entry] = []
+    lines: dict[int, int] = {}
+    for line, record in zip(block.lines, block.records, strict=True):
+        try:
+            item = read_json_item(record) if job.header is None else read_csv_item(record, job.header)
+            entry = read_entry(item, is_whole=False, category_ids=job.category_ids)
+        except InvalidEntry as error:
+            report.rejects += [Reject(line, fault.field, fault.detail) for fault in error.faults]
+            continue
+        lines[id(entry)] = line
+        entries.append(entry)
+    return entries, lines
+
+
+def _persist(write: Callable[[], Any]) -> Any:
+    pause_s = FIRST_PAUSE_S
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return write()
+        except (OperationalError, InterfaceError):
+            if attempt == ATTEMPTS or connection.in_atomic_block:
+                raise
+            connection.close()
+            time.sleep(pause_s)
+            pause_s *= 2
+    raise AssertionError("unreachable")
