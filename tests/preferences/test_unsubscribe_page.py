@@ -8,6 +8,7 @@ from urllib.parse import quote
 import pytest
 from django.db import connection
 from django.http import HttpResponse
+from django.template.loader import render_to_string
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django_redis import get_redis_connection
@@ -301,6 +302,34 @@ def test_every_state_of_the_page_is_well_formed_for_screen_readers(
     ids = {attrs["id"] for _, attrs in outline.tags if "id" in attrs}
     described = {attrs["aria-describedby"] for _, attrs in outline.tags if "aria-describedby" in attrs}
     assert described == ids
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of ``#rgb`` or ``#rrggbb`` (WCAG 2.2)."""
+    digits = colour.lstrip("#")
+    digits = "".join(digit * 2 for digit in digits) if len(digits) == 3 else digits
+    channels = [int(digits[start : start + 2], 16) / 255 for start in (0, 2, 4)]
+    linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+@pytest.mark.parametrize(
+    ("front", "back", "least"),
+    [
+        ("ink", "card", 7.0),
+        ("soft", "card", 4.5),
+        ("accent", "card", 4.5),
+        ("on-accent", "accent", 4.5),
+        ("on-note", "note", 4.5),
+        ("line", "card", 3.0),
+    ],
+)
+def test_colours_have_the_contrast_wcag_asks_for(scheme: int, front: str, back: str, least: float) -> None:
+    css = render_to_string("unsubscribe/page.css")
+    palette = dict(re.findall(r"--([a-z-]+): (#[0-9a-f]+);", css.split(":root {")[scheme + 1]))
+    lighter, darker = sorted((luminance(palette[front]), luminance(palette[back])), reverse=True)
+    assert (lighter + 0.05) / (darker + 0.05) >= least
 
 
 # --- what is wrong ----------------------------------------------------------------------------------------------------
