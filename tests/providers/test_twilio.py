@@ -1,4 +1,6 @@
+import base64
 import hashlib
+import hmac
 import json
 from typing import Any
 from urllib.parse import parse_qs
@@ -19,6 +21,7 @@ from apps.providers.errors import (
 from apps.providers.messages import ProviderRequest, ReceiptKind, WebhookCall
 from tests.providers.accounts import (
     ACCOUNT_SID,
+    AUTH_TOKEN,
     CONTEXT,
     DELIVERY_ID,
     NOW,
@@ -246,3 +249,66 @@ class TestSignatures:
     def test_another_bodys_hash_is_forged(self, adapter: TwilioAdapter, body_hash: str):
         with pytest.raises(ForgedReceipt):
             adapter.verify_receipt(self.json_call(b"{}", body_hash), NOW)
+
+    @pytest.mark.parametrize(("algorithm", "name"), [("sha1", "HMAC_SHA1"), ("sha256", "HMAC_SHA256")])
+    def test_a_shared_key_signs_in_the_auth_tokens_place(self, algorithm: str, name: str):
+        adapter = TwilioAdapter("twilio", twilio_options(webhook_keys={"key-1": "shared-secret"}))
+        call = twilio_call({"MessageSid": SID, "MessageStatus": "delivered"})
+        signed = f"{TWILIO_WEBHOOK}MessageSid{SID}MessageStatusdelivered".encode()
+        headers = {
+            "x-twilio-signature": base64.b64encode(hmac.digest(b"shared-secret", signed, algorithm)).decode(),
+            "x-twilio-webhooks-signature-settings": f"key=key-1,algorithm={name}",
+        }
+        adapter.verify_receipt(WebhookCall(call.url, headers, call.body), NOW)
+        with pytest.raises(ForgedReceipt):
+            adapter.verify_receipt(WebhookCall(call.url, {**headers, "x-twilio-signature": "x"}, call.body), NOW)
+
+    @pytest.mark.parametrize(
+        "settings", ["key=key-2,algorithm=HMAC_SHA1", "algorithm=HMAC_SHA256", "key=key-1,algorithm=HMAC_MD5", "x", "="]
+    )
+    def test_an_unknown_key_or_algorithm_is_forged(self, settings: str):
+        adapter = TwilioAdapter("twilio", twilio_options(webhook_keys={"key-1": AUTH_TOKEN, "": AUTH_TOKEN}))
+        call = twilio_call({"MessageSid": SID, "MessageStatus": "delivered"})
+        headers = {**call.headers, "x-twilio-webhooks-signature-settings": settings}
+        with pytest.raises(ForgedReceipt):
+            adapter.verify_receipt(WebhookCall(call.url, headers, call.body), NOW)
+
+
+class TestInbound:
+    """https://www.twilio.com/docs/messaging/guides/webhook-request"""
+
+    def inbound(self, **changes: str) -> WebhookCall:
+        fields = {"MessageSid": SID, "SmsSid": SID, "SmsStatus": "received", "From": "+15005551234", "Body": "Stop"}
+        return twilio_call({**fields, "To": "+15005550006", "NumMedia": "0", **changes})
+
+    @pytest.mark.parametrize(
+        ("fields", "keyword"),
+        [
+            ({}, "stop"),
+            ({"Body": "UNSTOP"}, "start"),
+            ({"Body": "info"}, "help"),
+            ({"Body": "Where is my parcel?"}, ""),
+            ({"Body": "Genug", "OptOutType": "STOP"}, "stop"),
+            ({"Body": "Weiter", "OptOutType": "START"}, "start"),
+            ({"Body": "?", "OptOutType": "HELP"}, "help"),
+        ],
+    )
+    def test_a_keyword_is_heard(self, adapter: TwilioAdapter, fields: dict[str, str], keyword: str):
+        call = self.inbound(**fields)
+        adapter.verify_receipt(call, NOW)
+        [heard] = adapter.parse_inbound(call, NOW)
+        assert (heard.address, heard.keyword, heard.event_id) == ("+15005551234", keyword, f"{SID}:received")
+        assert "+1500" not in repr(heard)
+        assert adapter.parse_receipts(call, NOW) == []
+
+    @pytest.mark.parametrize("sender", ["whatsapp:+15005551234", "12345", ""])
+    def test_who_has_no_number_is_not_heard(self, adapter: TwilioAdapter, sender: str):
+        assert adapter.parse_inbound(self.inbound(From=sender), NOW) == []
+
+    def test_a_receipt_is_nobodys_message(self, adapter: TwilioAdapter):
+        assert adapter.parse_inbound(twilio_call({"MessageSid": SID, "MessageStatus": "sent"}), NOW) == []
+
+
+def test_an_accepted_text_has_its_segments(adapter: TwilioAdapter):
+    [result] = adapter.parse(build(adapter, body="ж" * 71), answer(201, {"sid": SID, "status": "queued"}))
+    assert result.segments == 2

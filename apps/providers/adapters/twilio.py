@@ -131,7 +131,9 @@ class TwilioAdapter:
         self.alias = alias
         self._auth_token = auth_token.encode()
         self._webhook_keys = {
-            str(key): str(secret).encode() for key, secret in (options.get("webhook_keys") or {}).items() if secret
+            str(key): str(secret).encode()
+            for key, secret in (options.get("webhook_keys") or {}).items()
+            if key and secret
         }
         self._url = f"{options['base_url'].rstrip('/')}/2010-04-01/Accounts/{account_sid}/Messages.json"
         credentials = base64.b64encode(f"{account_sid}:{auth_token}".encode()).decode()
