@@ -8,8 +8,9 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.html import format_html, format_html_join
-from django.utils.safestring import SafeString
+from django.utils.safestring import SafeString, mark_safe
 
+from apps.delivery.dead_letters import replay
 from apps.delivery.ids import delivery_range, notification_id_of
 from apps.delivery.models import Attempt, Delivery, Notification, ReceiptEvent
 from apps.delivery.selectors import overall_status, select_attempts, select_deliveries, select_deliveries_of
@@ -145,6 +146,17 @@ class DeliveryAdmin(ReadOnlyAdmin):
         "next_attempt_at", "sent_at", "delivered_at", "failed_calls",
     )  # fmt: skip
     readonly_fields = fields
+    actions = ("replay_selected",)
+
+    @admin.action(description="Replay selected dead deliveries", permissions=["replay"])
+    def replay_selected(self, request: HttpRequest, queryset: QuerySet[Delivery]) -> None:
+        revived = replay(list(queryset.values_list("id", flat=True)), client_id=None)
+        for delivery in queryset.filter(id__in=revived):
+            self.log_change(request, delivery, "Replayed.")
+        self.message_user(request, f"{len(revived)} put back into the queue; what was not dead was left alone.")
+
+    def has_replay_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("delivery.change_delivery")
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
@@ -235,7 +247,7 @@ def _time(moment: Any) -> str:
 
 def _table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> SafeString:
     if not rows:
-        return format_html("—")
+        return mark_safe("—")
     header = format_html_join("", "<th>{}</th>", ((title,) for title in head))
     body = format_html_join(
         "", "<tr>{}</tr>", ((format_html_join("", "<td>{}</td>", ((cell,) for cell in row)),) for row in rows)

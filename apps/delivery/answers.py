@@ -8,6 +8,7 @@ from uuid import UUID
 import msgspec
 
 from apps.channels import Channel, Lane
+from apps.delivery.ids import notification_id_of
 from apps.delivery.models import Attempt, Delivery, Notification
 from apps.delivery.selectors import overall_status
 from apps.delivery.statuses import AttemptOutcome, Status
@@ -110,6 +111,50 @@ class Cancellation(msgspec.Struct, frozen=True):
     id: UUID
     cancelled: int
     status: StatusName
+
+
+class DeadLetter(msgspec.Struct, frozen=True):
+    """A dead delivery, with what is needed to judge it. Its attempts are in its notification."""
+
+    id: UUID
+    notification_id: UUID
+    client_id: int
+    channel: ChannelName
+    reason: str | None
+    explanation: str
+    provider: str | None
+    error_code: str | None
+    attempt_count: int
+    accepted_at: datetime
+
+
+class DeadLetterPage(msgspec.Struct, frozen=True):
+    """One page, newest first; `next` is the cursor of the page after it, or null."""
+
+    results: list[DeadLetter]
+    next: str | None
+
+
+class Replay(msgspec.Struct, frozen=True):
+    """How many deliveries were put back into the queue."""
+
+    replayed: int
+
+
+def describe_dead_letter(delivery: Delivery) -> DeadLetter:
+    """A dead delivery for people and machines."""
+    return DeadLetter(
+        id=delivery.id,
+        notification_id=notification_id_of(delivery.id),
+        client_id=delivery.client_id,
+        channel=_channel(delivery.channel),
+        reason=reason_label(delivery.reason),
+        explanation=explain(delivery.reason, delivery.status),
+        provider=provider_alias(delivery.provider),
+        error_code=delivery.error_code,
+        attempt_count=delivery.attempts,
+        accepted_at=delivery.created_at,
+    )
 
 
 def describe_notification(

@@ -180,6 +180,46 @@ def cancel_deliveries(notification_id: UUID) -> int:
         return int(cursor.rowcount)
 
 
+# Only what is still dead: a late receipt may have brought it to life, another replay may have been faster.
+_REVIVE = """
+WITH chosen AS MATERIALIZED (
+    SELECT id, row_number() OVER (ORDER BY id) - 1 AS place FROM (
+        SELECT id FROM delivery
+        WHERE id = ANY(%(ids)s::uuid[]) AND id BETWEEN %(low)s AND %(high)s AND status = 11
+        ORDER BY id
+        FOR UPDATE
+    ) AS locked
+)
+UPDATE delivery d
+SET status = 1, reason = %(reason)s, attempts = 0, lapses = 0,
+    next_attempt_at = now() + make_interval(secs => (%(start)s + chosen.place) / %(rate)s::float8),
+    ring_at = now() + make_interval(secs => (%(start)s + chosen.place) / %(rate)s::float8)
+FROM chosen
+WHERE d.id = chosen.id AND d.id BETWEEN %(low)s AND %(high)s
+RETURNING d.id
+"""
+
+
+def revive_deliveries(ids: Sequence[UUID], *, rate_per_s: float, start: int = 0) -> set[UUID]:
+    """Puts dead deliveries back into the queue, ``rate_per_s`` of them due in each second from now on, the first in the
+    place ``start`` of that line; returns those that were dead still. Their attempts count from zero again."""
+    if not ids:
+        return set()
+    with connection.cursor() as cursor:
+        cursor.execute(
+            _REVIVE,
+            {
+                "ids": list(ids),
+                "low": min(ids),
+                "high": max(ids),
+                "rate": rate_per_s,
+                "start": start,
+                "reason": int(Reason.REPLAYED),
+            },
+        )
+        return {row[0] for row in cursor.fetchall()}
+
+
 @dataclass(frozen=True, slots=True)
 class ReceiptRule:
     """Which statuses a kind of receipt may move a delivery from, and where to."""

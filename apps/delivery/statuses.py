@@ -44,6 +44,7 @@ class Reason(IntEnum):
     PROVIDER_UNAVAILABLE = 110
     NO_ANSWER = 111
     BOUNCED = 112
+    REPLAYED = 113
 
     @property
     def label(self) -> str:
@@ -63,6 +64,7 @@ EXPLANATIONS: dict[Reason, str] = {
     Reason.RETRY_AFTER_UNKNOWN: "The provider did not answer the last attempt; the next one is scheduled.",
     Reason.PROVIDER_UNAVAILABLE: "No provider is available just now; waiting costs no attempt.",
     Reason.NO_ANSWER: "The request left and no answer ever came; it may have arrived.",
+    Reason.REPLAYED: "Was dead and is being tried anew.",
     Reason.BOUNCED: "The address does not exist (hard bounce); it will not be used again.",
 }
 

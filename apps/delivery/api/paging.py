@@ -1,11 +1,12 @@
 """Filters and cursor of the list of notifications."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import NoReturn, TypeVar
 from uuid import UUID
 
 from apps.channels import Channel
+from apps.delivery.api.requests import DeadLetterFilterBody
 from apps.delivery.selectors import NotificationFilter
 from apps.delivery.statuses import Status
 from apps.problems import invalid_field
@@ -18,11 +19,7 @@ _NAMES = ("user_id", "type", "status", "channel", "since", "until", "limit", "cu
 
 def read_filter(parameters: Mapping[str, str]) -> NotificationFilter:
     """The query parameters, checked; raises a 422 ``Problem`` that names the wrong one."""
-    for name, value in parameters.items():
-        if name not in _NAMES:
-            raise invalid_field(f"/{name}", f"there is no such parameter; there are {', '.join(_NAMES)}", "unknown")
-        if "\0" in value:
-            raise invalid_field(f"/{name}", "must not contain NUL")
+    _check_names(parameters, _NAMES)
     status = parameters.get("status")
     channel = parameters.get("channel")
     return NotificationFilter(
@@ -35,6 +32,22 @@ def read_filter(parameters: Mapping[str, str]) -> NotificationFilter:
         since=_moment("since", parameters.get("since")),
         until=_moment("until", parameters.get("until")),
     )
+
+
+def read_dead_letter_page(parameters: Mapping[str, str]) -> tuple[dict[str, str], int, UUID | None]:
+    """Filter fields (for ``DeadLetterFilterBody``), limit and cursor of the list of dead letters."""
+    fields = tuple(DeadLetterFilterBody.__struct_fields__)
+    _check_names(parameters, (*fields, "limit", "cursor"))
+    chosen = {name: value for name, value in parameters.items() if name in fields}
+    return chosen, _limit(parameters.get("limit")), _cursor(parameters.get("cursor"))
+
+
+def _check_names(parameters: Mapping[str, str], names: Sequence[str]) -> None:
+    for name, value in parameters.items():
+        if name not in names:
+            raise invalid_field(f"/{name}", f"there is no such parameter; there are {', '.join(names)}", "unknown")
+        if "\0" in value:
+            raise invalid_field(f"/{name}", "must not contain NUL")
 
 
 def _limit(text: str | None) -> int:

@@ -3,6 +3,7 @@
 import re
 from datetime import datetime
 from typing import Annotated, Any, Literal, TypeVar
+from uuid import UUID
 
 import msgspec
 from msgspec import Meta
@@ -55,6 +56,28 @@ class NotificationBody(msgspec.Struct, forbid_unknown_fields=True):
     expires_at: Moment | None = None
     trace_id: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}\Z")] | None = None
     dry_run: bool = False
+
+
+class DeadLetterFilterBody(msgspec.Struct, forbid_unknown_fields=True):
+    """Which dead deliveries; what is not given does not matter."""
+
+    provider: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
+    channel: ChannelName | None = None
+    reason: Literal["attempts_used_up", "poison"] | None = None
+    error_code: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
+    since: Moment | None = None
+    until: Moment | None = None
+
+
+class ReplayBody(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of `POST /v1/dead-letters/replay`: either `ids` or `filter` (an empty one means all)."""
+
+    ids: Annotated[list[UUID], Meta(min_length=1, max_length=1_000)] | None = None
+    filter: DeadLetterFilterBody | None = None
+    rate_per_s: Annotated[
+        float, Meta(ge=0.1, le=10_000, description="How many of them are due in each second from now on.")
+    ] = 100.0
+    limit: Annotated[int, Meta(ge=1, le=100_000)] = 100_000
 
 
 _Body = TypeVar("_Body")
