@@ -2,6 +2,7 @@
 
 A normalised address is what we send to; its ``lookup_key`` is what the blind index is made of."""
 
+import json
 import re
 import unicodedata
 from collections.abc import Callable
@@ -90,13 +91,31 @@ def _normalise_any_phone(value: str) -> str:
 
 
 def normalise_token(value: str) -> str:
-    """``value`` unchanged: tokens are opaque. Raises ``InvalidAddress`` unless it is 1 to 4,096 printable ASCII
-    characters without spaces, which all push services' tokens are."""
+    """``value`` unchanged: tokens are opaque, all but a browser's push subscription (JSON), which comes back in one
+    spelling, so that the same one registered again is the same device. Raises ``InvalidAddress`` unless it is 1 to
+    4,096 printable ASCII characters without spaces, which all push services' tokens are."""
     if MASK in value:
         raise InvalidAddress("This is a masked value as shown by GET. Send the full device token.")
+    if value.startswith("{"):
+        value = _normalise_subscription(value)
     if not _TOKEN.fullmatch(value):
         raise InvalidAddress(f"Enter the device token: 1 to {TOKEN_MAX_LENGTH} printable ASCII characters, no spaces.")
     return value
+
+
+def _normalise_subscription(text: str) -> str:
+    """``PushSubscription.toJSON()`` with what identifies it alone: https://www.w3.org/TR/push-api/#dom-pushsubscription"""
+    try:
+        given = json.loads(text)
+        keys = {name: given["keys"][name] for name in ("auth", "p256dh")}
+        parts = [given["endpoint"], *keys.values()]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        parts = []
+    if not parts or not all(isinstance(part, str) for part in parts):
+        raise InvalidAddress(
+            'Enter the browser\'s push subscription as JSON: {"endpoint": "…", "keys": {"p256dh": "…", "auth": "…"}}.'
+        )
+    return json.dumps({"endpoint": given["endpoint"], "keys": keys}, separators=(",", ":"))
 
 
 _NORMALISERS: Final[dict[str, Callable[[str], str]]] = {
@@ -136,5 +155,7 @@ def mask_phone(value: str) -> str:
 
 
 def mask_token(value: str) -> str:
-    """``•••wxyz``: the last four characters, none of a short token."""
+    """``•••wxyz``: the last four characters (of a browser's subscription: of its endpoint), none of a short token."""
+    if value.startswith("{"):
+        value = str(json.loads(value)["endpoint"])
     return f"{MASK}{value[-4:] if len(value) >= 16 else ''}"

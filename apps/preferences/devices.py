@@ -29,6 +29,7 @@ def register_device(
     if platform not in Platform.values:
         raise profile.InvalidValue(f"Enter one of the platforms {', '.join(Platform.values)}.")
     profile.check_app_id(app_id)
+    token = addresses.normalise_token(token)
     token_bi = cipher.blind_index(addresses.TOKEN, token)
     lock_addresses(token_bi)
     owner, device = _lock_owner(user_id, token_bi)

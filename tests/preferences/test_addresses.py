@@ -108,3 +108,19 @@ def test_masks_show_too_little_to_use() -> None:
     assert addresses.mask_phone("+15005550006") == "+1•••06"
     assert addresses.mask_token("a" * 30 + "wxyz") == "•••wxyz"
     assert addresses.mask_token("short-token") == "•••"
+
+
+def test_one_subscription_of_a_browser_is_one_token_however_it_is_written():
+    plain = '{"endpoint": "https://push.example.com/abcd1234", "keys": {"p256dh": "P", "auth": "A"}}'
+    other = '{"keys":{"auth":"A","p256dh":"P"},"expirationTime":null,"endpoint":"https://push.example.com/abcd1234"}'
+    assert addresses.normalise_token(plain) == addresses.normalise_token(other)
+    assert " " not in addresses.normalise_token(plain)
+    assert addresses.mask_token(addresses.normalise_token(plain)) == "•••1234"
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "{}", '{"endpoint": 1, "keys": {}}', '{"endpoint": "x", "keys": {"auth": 1}}', "{" * 4000]
+)
+def test_subscription_that_is_none_is_refused(text):
+    with pytest.raises(addresses.InvalidAddress, match="subscription"):
+        addresses.normalise_token(text)
