@@ -20,8 +20,9 @@ from apps.providers.errors import (
 from apps.providers.messages import BuildContext, Message, ProviderRequest, ProviderResponse, Result, TransportFailure
 from apps.providers.recent_errors import note_errors
 from apps.providers.registry import Provider
+from apps.providers.smtp_transport import SmtpTransport, smtp_transport
 from apps.providers.tokens import TokenUnavailableError, get_token, invalidate_token
-from apps.providers.transport import thread_transport
+from apps.providers.transport import Transport, thread_transport
 
 log = structlog.get_logger(__name__)
 
@@ -38,6 +39,7 @@ class _Call:
     def __init__(self, provider: Provider, adapter: Adapter) -> None:
         self.alias = provider.alias
         self.adapter = adapter
+        self.timeout_s: float | None = provider.entry.get("timeout_s")
         self.results: dict[str, Result] = {}
         self.statuses: Counter[str] = Counter()
         self.token: str | None = None
@@ -111,10 +113,15 @@ class _Call:
             else:
                 for message in request.messages:
                     self._settle(message, request.rejected)
-        outcomes = thread_transport().send_all(to_send) if to_send else []
+        outcomes = self._transport(to_send[0]).send_all(to_send) if to_send else []
         for outcome in outcomes:
             self.statuses[str(outcome.status) if isinstance(outcome, ProviderResponse) else outcome.detail] += 1
         return list(zip(to_send, outcomes, strict=True))
+
+    def _transport(self, request: ProviderRequest) -> Transport | SmtpTransport:
+        """What speaks the protocol of the adapter's URLs. An adapter speaks one."""
+        timeout = () if self.timeout_s is None else (self.timeout_s,)
+        return smtp_transport(*timeout) if request.url.startswith("smtp") else thread_transport(*timeout)
 
     def _parse(
         self, request: ProviderRequest, outcome: ProviderResponse | TransportFailure

@@ -1,7 +1,9 @@
 """The provider accounts of ``settings.PROVIDERS``.
 
-An entry is ``{"id": number stored with deliveries, "adapter": dotted path of the class, "options": {...}}``. An option
-called ``<name>_file`` is read here and handed to the adapter as ``<name>`` with the file's text, so that any credential
+An entry is ``{"id": number stored with deliveries, "adapter": dotted path of the class, "options": {...}}``, and if
+wanted ``"quota"`` (see ``quotas``), ``"timeout_s"`` for one request in place of ``PROVIDER_TIMEOUT_S``, and
+``"credentials"``, the options without any of which the account is switched off (see ``checks``). An option called
+``<name>_file`` is read here and handed to the adapter as ``<name>`` with the file's text, so that any credential
 can be a mounted secret and an adapter opens no file.
 """
 

@@ -25,6 +25,7 @@ H1_IN_FLIGHT = 16  # one connection each; also the first batch to a server not m
 STREAMS_PER_CONNECTION = 100  # what most servers announce; a server's own lower limit wins
 IDLE_CONNECTIONS = 32
 MAX_SENDINGS = 3
+TRANSPORTS_PER_THREAD = 6  # one for each time-out in use
 USER_AGENT = "notify"
 Outcome = ProviderResponse | TransportFailure
 
@@ -288,15 +289,17 @@ def _origin(url: str) -> str:
 _local = threading.local()
 
 
-def thread_transport() -> Transport:
-    """The calling thread's transport, made on first use from the ``PROVIDER_*`` settings and anew when they changed."""
-    wanted = (settings.PROVIDER_CONNECT_TIMEOUT_S, settings.PROVIDER_TIMEOUT_S, settings.PROVIDER_CA_FILE)
-    transport: Transport | None = getattr(_local, "transport", None)
-    if transport is not None and _local.made_for == wanted:
-        return transport
-    if transport is not None:
-        transport.close()
-    connect_s, total_s, ca_file = wanted
-    transport = Transport(limits=Limits(connect_s=connect_s, total_s=total_s), ca_file=ca_bundle(ca_file))
-    _local.transport, _local.made_for = transport, wanted
+def thread_transport(total_s: float | None = None) -> Transport:
+    """The calling thread's transport by the ``PROVIDER_*`` settings, made on first use, with ``total_s`` for one
+    request in place of theirs."""
+    limit_s = settings.PROVIDER_TIMEOUT_S if total_s is None else total_s
+    wanted = (settings.PROVIDER_CONNECT_TIMEOUT_S, limit_s, settings.PROVIDER_CA_FILE)
+    kept: dict[tuple[float, float, str], Transport] = _local.__dict__.setdefault("transports", {})
+    transport = kept.get(wanted)
+    if transport is None:
+        connect_s, limit_s, ca_file = wanted
+        transport = Transport(limits=Limits(connect_s=connect_s, total_s=limit_s), ca_file=ca_bundle(ca_file))
+        kept[wanted] = transport
+        if len(kept) > TRANSPORTS_PER_THREAD:  # the settings were changed, as tests do
+            kept.pop(next(iter(kept))).close()
     return transport

@@ -9,7 +9,7 @@ from typing import Self
 from notify_project.local.errors import LocalError
 
 LOOPBACK = "127.0.0.1"
-_DEFAULTS = {"web": 8000, "flower": 5555, "sandbox": 8443, "sandbox_http": 8025}
+_DEFAULTS = {"web": 8000, "flower": 5555, "sandbox": 8443, "sandbox_http": 8025, "sandbox_smtp": 8587}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +20,7 @@ class Ports:
     flower: int
     sandbox: int
     sandbox_http: int
+    sandbox_smtp: int
 
     @classmethod
     def free(cls) -> Self:

@@ -92,7 +92,7 @@ def flower_command(*, host: str, port: int) -> list[str]:
     return ["celery", f"--app={APP}", "flower", f"--address={host}", f"--port={port}", "--persistent=False"]
 
 
-def sandbox_command(*, data_dir: Path, port: int, http_port: int, web: str) -> list[str]:
+def sandbox_command(*, data_dir: Path, port: int, http_port: int, smtp_port: int, web: str) -> list[str]:
     """The stand-in for the providers. ``web`` is the platform's base URL: receipts go there, the inbox links there."""
     return [
         "apps.providers.sandbox",
@@ -100,6 +100,7 @@ def sandbox_command(*, data_dir: Path, port: int, http_port: int, web: str) -> l
         f"--data-dir={data_dir}",
         f"--port={port}",
         f"--http-port={http_port}",
+        f"--smtp-port={smtp_port}",
         f"--webhook-base={web}",
         f"--delivery-url={web}/admin/delivery/delivery/{{id}}/change/",
     ]

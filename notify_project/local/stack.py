@@ -271,13 +271,18 @@ class Stack:
             return
         home = self.data_dir / "sandbox"
         web = self.urls["web"]
-        arguments = [f"--data-dir={home}", f"--port={self.ports.sandbox}", f"--webhook-base={web}"]
+        arguments = [f"--data-dir={home}", f"--port={self.ports.sandbox}", f"--smtp-port={self.ports.sandbox_smtp}"]
+        arguments.append(f"--webhook-base={web}")
         argv = [sys.executable, "-m", "apps.providers.sandbox", "init", *arguments]
         run_to_end(argv, what="sandbox init", timeout_s=START_TIMEOUT_S, env=self.environment, cwd=PROJECT_DIR)
         self.values |= read_env_file(home / "credentials.env")
         write_env_file(self.env_file, self.values)
         command = roles.sandbox_command(
-            data_dir=home, port=self.ports.sandbox, http_port=self.ports.sandbox_http, web=web
+            data_dir=home,
+            port=self.ports.sandbox,
+            http_port=self.ports.sandbox_http,
+            smtp_port=self.ports.sandbox_smtp,
+            web=web,
         )
         self._start_program(roles.SANDBOX, roles.SANDBOX, command)
 

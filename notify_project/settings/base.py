@@ -259,6 +259,22 @@ PROVIDERS: dict[str, dict[str, Any]] = {
             "sns_cert_hosts": env.list("SES_SNS_CERT_HOSTS", default=[]),
         },
     },
+    "smtp": {
+        "id": 7,
+        "adapter": "apps.providers.adapters.smtp.SmtpAdapter",
+        "quota": _quota("SMTP"),
+        "timeout_s": env.float("SMTP_TIMEOUT_S", default=10.0),  # mail servers look at an e-mail before they take it
+        "credentials": ("host",),
+        "options": {
+            "host": env.str("SMTP_HOST", default=""),
+            "port": env.int("SMTP_PORT", default=587),
+            "tls": env.str("SMTP_TLS", default="starttls"),
+            "user": env.str("SMTP_USER", default=""),
+            "password": env.str("SMTP_PASSWORD", default=""),
+            "from_email": env.str("SMTP_FROM_EMAIL", default=""),
+            "from_name": env.str("SMTP_FROM_NAME", default=""),
+        },
+    },
     "webpush": {
         "id": 8,
         "adapter": "apps.providers.adapters.webpush.WebPushAdapter",
@@ -289,8 +305,8 @@ ROUTES: dict[str, list[str]] = {
     "push": env.list("ROUTE_PUSH", default=["fcm"]),
     "push:ios": env.list("ROUTE_PUSH_IOS", default=["apns", "fcm"]),
     "push:web": env.list("ROUTE_PUSH_WEB", default=["webpush"]),
-    "sms": env.list("ROUTE_SMS", default=["twilio"]),
-    "email": env.list("ROUTE_EMAIL", default=["sendgrid"]),
+    "sms": env.list("ROUTE_SMS", default=["twilio", "vonage"]),
+    "email": env.list("ROUTE_EMAIL", default=["sendgrid", "ses", "smtp"]),
 }
 
 # --- Delivery (see apps/delivery/) ------------------------------------------------------------------------------------

@@ -32,5 +32,5 @@ def test_secrets_are_new_each_time_and_the_pii_key_has_32_bytes():
 
 
 def test_ports_have_the_names_that_are_read_back():
-    ports = Ports(web=1, flower=2, sandbox=3, sandbox_http=4)
+    ports = Ports(web=1, flower=2, sandbox=3, sandbox_http=4, sandbox_smtp=5)
     assert Ports.from_environment(describe_ports(ports)) == ports

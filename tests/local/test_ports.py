@@ -15,7 +15,9 @@ def listener():
 
 
 def test_usual_ports_without_variables():
-    assert Ports.from_environment({}) == Ports(web=8000, flower=5555, sandbox=8443, sandbox_http=8025)
+    assert Ports.from_environment({}) == Ports(
+        web=8000, flower=5555, sandbox=8443, sandbox_http=8025, sandbox_smtp=8587
+    )
 
 
 def test_variable_moves_a_port_and_empty_means_usual():
@@ -29,15 +31,21 @@ def test_bad_port_is_named_with_its_variable(value):
         Ports.from_environment({"SANDBOX_HTTP_PORT": value})
 
 
-def test_auto_chooses_four_different_free_ports():
+def test_auto_chooses_different_free_ports():
     ports = Ports.from_environment({"NOTIFY_PORTS": "auto", "WEB_PORT": "8000"})
-    chosen = {ports.web, ports.flower, ports.sandbox, ports.sandbox_http}
-    assert len(chosen) == 4
+    chosen = {ports.web, ports.flower, ports.sandbox, ports.sandbox_http, ports.sandbox_smtp}
+    assert len(chosen) == 5
     assert all(is_port_free(port) for port in chosen)
 
 
 def test_taken_port_is_named_with_its_variable(listener):
-    ports = Ports(web=free_port(), flower=listener, sandbox=free_port(), sandbox_http=free_port())
+    ports = Ports(
+        web=free_port(),
+        flower=listener,
+        sandbox=free_port(),
+        sandbox_http=free_port(),
+        sandbox_smtp=free_port(),
+    )
     with pytest.raises(LocalError, match=rf"^Port {listener} is taken.*FLOWER_PORT=\d+ make run"):
         ports.check_free()
 

@@ -99,7 +99,7 @@ def test_second_run_on_the_same_data_is_refused(stack):
 
 
 def test_taken_port_is_told_before_anything_starts(stack, tmp_path):
-    ports = Ports(web=stack.ports.web, flower=1, sandbox=2, sandbox_http=3)
+    ports = Ports(web=stack.ports.web, flower=1, sandbox=2, sandbox_http=3, sandbox_smtp=4)
     with pytest.raises(LocalError, match=rf"Port {stack.ports.web} is taken.*WEB_PORT="):
         Stack(StackOptions(data_dir=tmp_path, ports=ports)).start()
     assert not (tmp_path / "postgres").exists()

@@ -20,6 +20,8 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("--port", type=_port, required=True, help="TLS port of the providers")
     initialising.add_argument("--webhook-base", default=DEFAULT_WEBHOOK_BASE, help="where receipts are posted to")
     serving.add_argument("--webhook-base", default=None, help="where receipts are posted to; as at init if left out")
+    for command in (initialising, serving):
+        command.add_argument("--smtp-port", type=_port, default=0, help="port of the mail server; none if left out")
     serving.add_argument("--http-port", type=_port, default=0, help="plain HTTP port of the inbox and control API")
     serving.add_argument("--host", default="127.0.0.1", help="address to listen on")
     serving.add_argument("--fsync", action="store_true", help="sync the ledger to the disk at every flush")
@@ -32,7 +34,12 @@ def main(arguments: list[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     try:
         if options.command == "init":
-            initialise(options.data_dir, port=options.port, webhook_base=options.webhook_base)
+            initialise(
+                options.data_dir,
+                port=options.port,
+                smtp_port=options.smtp_port,
+                webhook_base=options.webhook_base,
+            )
         else:
             _serve(options)
     except (UnusableDataDirectoryError, AddressInUseError, PermissionError) as error:
@@ -48,6 +55,7 @@ def _serve(options: argparse.Namespace) -> None:
             port=options.port,
             webhook_base=options.webhook_base or "",
             http_port=options.http_port,
+            smtp_port=options.smtp_port,
             host=options.host,
             is_fsynced=options.fsync,
             delivery_url=options.delivery_url,

@@ -4,6 +4,7 @@ import base64
 import json
 import re
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ APNS_KEY_FILE = "apns-key.p8"
 VONAGE_KEY_FILE = "vonage-private-key.pem"
 SNS_KEY_FILE = "sns-signing-key.pem"
 ENV_FILE = "credentials.env"
+SMTP_USER = "sandbox"
 
 _SECRET_SHAPES = {
     "twilio_account_sid": r"AC[0-9a-f]{32}",
@@ -48,6 +50,7 @@ _SECRET_SHAPES = {
     "vonage_signature_secret": r"[0-9a-f]{50}",
     "ses_access_key_id": r"AKIA[0-9A-F]{16}",
     "ses_secret_access_key": r"[\w-]{40}",
+    "smtp_password": r"[\w-]{32}",
 }
 
 
@@ -79,11 +82,14 @@ class Credentials:
     ses_access_key_id: str
     ses_secret_access_key: str
     sns_signing_key: SigningKey
+    smtp_user: str
+    smtp_password: str
     webhook_base: str
 
 
-def initialise(data_dir: Path, *, port: int, webhook_base: str) -> None:
-    """Fills ``data_dir`` with certificates, keys and ``credentials.env``. Safe to repeat: keys are kept."""
+def initialise(data_dir: Path, *, port: int, webhook_base: str, smtp_port: int = 0) -> None:
+    """Fills ``data_dir`` with certificates, keys and ``credentials.env``. Safe to repeat: keys are kept. Without
+    ``smtp_port`` there is no mail server."""
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     ensure_certificates(data_dir)
     base_url = f"https://127.0.0.1:{port}"
@@ -92,7 +98,8 @@ def initialise(data_dir: Path, *, port: int, webhook_base: str) -> None:
     _ensure_vonage_key(data_dir / VONAGE_KEY_FILE)
     ensure_signing_key(data_dir / SNS_KEY_FILE)
     values = _ensure_secrets(data_dir / SECRETS_FILE, webhook_base)
-    write_private(data_dir / ENV_FILE, _render_env(data_dir.resolve(), base_url, service_account, values))
+    env = _render_env(data_dir.resolve(), base_url, service_account, values)
+    write_private(data_dir / ENV_FILE, env + (_render_smtp_env(smtp_port, values) if smtp_port else b""))
 
 
 def load_credentials(data_dir: Path, *, webhook_base: str = "") -> Credentials:
@@ -122,6 +129,8 @@ def load_credentials(data_dir: Path, *, webhook_base: str = "") -> Credentials:
             ses_access_key_id=values["ses_access_key_id"],
             ses_secret_access_key=values["ses_secret_access_key"],
             sns_signing_key=SigningKey((data_dir / SNS_KEY_FILE).read_bytes()),
+            smtp_user=SMTP_USER,
+            smtp_password=values["smtp_password"],
             webhook_base=webhook_base.rstrip("/") or values["webhook_base"],
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -181,6 +190,7 @@ def _ensure_secrets(path: Path, webhook_base: str) -> dict[str, str]:
         "vonage_signature_secret": secrets.token_hex(25),
         "ses_access_key_id": f"AKIA{secrets.token_hex(8).upper()}",
         "ses_secret_access_key": secrets.token_urlsafe(30),
+        "smtp_password": secrets.token_urlsafe(24),
     }
     kept = {
         name: values[name]
@@ -240,6 +250,24 @@ def _render_env(data_dir: Path, base_url: str, account: dict[str, Any], values: 
         "SES_SNS_TOPIC_ARNS": SES_TOPIC_ARN,
         "SES_SNS_CERT_HOSTS": base_url.removeprefix("https://"),
     }
+    return _render(lines)
+
+
+def _render_smtp_env(port: int, values: dict[str, str]) -> bytes:
+    return _render(
+        {
+            "SMTP_HOST": "127.0.0.1",
+            "SMTP_PORT": port,
+            "SMTP_TLS": "starttls",
+            "SMTP_USER": SMTP_USER,
+            "SMTP_PASSWORD": values["smtp_password"],
+            "SMTP_FROM_EMAIL": FROM_EMAIL,
+            "SMTP_FROM_NAME": FROM_NAME,
+        }
+    )
+
+
+def _render(lines: Mapping[str, object]) -> bytes:
     return "".join(f"{name}={value}\n" for name, value in lines.items()).encode()
 
 

@@ -23,6 +23,7 @@ from apps.providers.sandbox import (
     page,
     sendgrid,
     ses,
+    smtp,
     twilio,
     vonage,
     vonage_messages,
@@ -37,7 +38,7 @@ from apps.providers.sandbox.state import Sandbox
 
 PROVIDERS = (
     *(fcm.create, apns.create, twilio.create, sendgrid.create, webpush.create),
-    *(vonage.create, vonage_messages.create, ses.create),
+    *(vonage.create, vonage_messages.create, ses.create, smtp.create),
 )
 ROOT_PATHS = {"3": "apns"}  # what a provider's clients put at the root of a server and cannot be told otherwise
 MAX_BODY_BYTES = 32 * 1024 * 1024  # the largest any provider takes, and a little more
@@ -50,12 +51,13 @@ class AddressInUseError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What ``serve`` is asked to do. ``http_port`` 0 leaves the plain listener out."""
+    """What ``serve`` is asked to do. ``http_port`` 0 leaves the plain listener out, ``smtp_port`` 0 the mail server."""
 
     data_dir: Path
     port: int
     webhook_base: str
     http_port: int = 0
+    smtp_port: int = 0
     host: str = "127.0.0.1"
     is_fsynced: bool = False
     delivery_url: str = ""
@@ -109,7 +111,8 @@ class Frontend:
         if answerer is None:
             return page.serve(scope.path)
         try:
-            return answerer(Request(scope.method, path, scope.query_string, header, body, scope.http_version))
+            about = (scope.http_version, scope.authority or "")
+            return answerer(Request(scope.method, path, scope.query_string, header, body, *about))
         except Exception as error:  # a bug of ours: the caller gets a 500, standard error the place, without data
             frames = "".join(traceback.format_tb(error.__traceback__))
             sys.stderr.write(f"sandbox: {type(error).__name__} while answering {prefix}\n{frames}")
@@ -123,7 +126,7 @@ def _refuse_plain(request: Request) -> Answer:
 def serve(options: Options) -> None:
     """Runs until SIGTERM or SIGINT. Raises ``UnusableDataDirectoryError`` or ``AddressInUseError``."""
     credentials = load_credentials(options.data_dir, webhook_base=options.webhook_base)
-    ports = [port for port in (options.port, options.http_port) if port]
+    ports = [port for port in (options.port, options.http_port, options.smtp_port) if port]
     for port in ports:
         _check_is_free(options.host, port)
     ledger = Ledger(options.data_dir / "ledger.jsonl", is_fsynced=options.is_fsynced)
@@ -159,8 +162,14 @@ async def _serve(options: Options, sandbox: Sandbox) -> None:
     control.listener = tls
     for listener in listeners:
         await listener.open()
+    mail = sandbox.providers[smtp.SmtpProvider.name]
+    assert isinstance(mail, smtp.SmtpProvider)
+    if options.smtp_port:
+        tls_files = (str(options.data_dir / "server.pem"), str(options.data_dir / "server-key.pem"))
+        await mail.start(options.host, options.smtp_port, smtp.make_tls(*tls_files))
     flushing = asyncio.create_task(_flush_regularly(sandbox.ledger))
     await stop_asked.wait()
+    await mail.stop()
     await asyncio.gather(*(listener.close() for listener in listeners))
     flushing.cancel()
 

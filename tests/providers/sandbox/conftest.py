@@ -40,17 +40,16 @@ class SandboxProcess:
 
     def __init__(self, data_dir: Path, webhook_base: str) -> None:
         self.data_dir = data_dir
-        self.port, self.http_port = free_port(), free_port()
-        done = run_command(
-            "init", "--data-dir", str(data_dir), "--port", str(self.port), "--webhook-base", webhook_base
-        )
+        self.port, self.http_port, self.smtp_port = free_port(), free_port(), free_port()
+        self._place = ["--data-dir", str(data_dir), "--port", str(self.port), "--smtp-port", str(self.smtp_port)]
+        done = run_command("init", *self._place, "--webhook-base", webhook_base)
         assert done.returncode == 0, done.stderr
         self.process: subprocess.Popen | None = None
         self.client = SandboxClient(data_dir, self.port, self.http_port)
 
     def start(self) -> "SandboxProcess":
-        command = [sys.executable, "-m", "apps.providers.sandbox", "serve", "--data-dir", str(self.data_dir)]
-        command += ["--port", str(self.port), "--http-port", str(self.http_port)]
+        command = [sys.executable, "-m", "apps.providers.sandbox", "serve", *self._place]
+        command += ["--http-port", str(self.http_port)]
         environment = {**os.environ, "PYTHONWARNINGS": "default"}
         with (self.data_dir / "out").open("ab") as output:
             self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT)

@@ -24,6 +24,7 @@ class TestInit:
         process = make_process()
         before = snapshot(process.data_dir)
         arguments = ["--data-dir", str(process.data_dir), "--port", str(process.port)]
+        arguments += ["--smtp-port", str(process.smtp_port)]
         base = json.loads(before["secrets.json"])["webhook_base"]
         assert run_command("init", *arguments, "--webhook-base", base).returncode == 0
         assert snapshot(process.data_dir) == before
