@@ -42,6 +42,7 @@ KINDS: dict[str, tuple[int, str]] = {
     "not-found": (404, "There is no such thing"),
     "unknown-user": (404, "There is no such user"),
     "unknown-device": (404, "There is no such device"),
+    "unknown-suppression": (404, "There is no such suppression"),
     "method-not-allowed": (405, "The method is not available here"),
     "not-acceptable": (406, "The answer cannot be given in the form asked for"),
     "idempotency-key-in-progress": (409, "A request with this idempotency key is in progress"),
