@@ -14,26 +14,31 @@ from pytest_django.fixtures import Settings
 
 from apps.providers import tokens
 from apps.providers.errors import (
+    ForgedReceipt,
     InvalidRecipient,
     OutcomeUnknown,
+    PermanentError,
     ProviderError,
     RateLimited,
     TransientError,
 )
 from apps.providers.gateway import send_messages
 from apps.providers.messages import BuildContext, Message, ReceiptKind, Result, WebhookCall
-from apps.providers.receipts import ack_token, verify_and_parse
+from apps.providers.receipts import ack_token, hear, verify_and_parse
 from apps.providers.registry import get_provider
 from tests.providers.sandbox.client import SandboxClient
 from tests.providers.sandbox.conftest import SandboxProcess
 from tests.providers.sandbox.web import Web
 
-ALIASES = ("fcm", "apns", "webpush", "twilio", "sendgrid")
+ALIASES = ("fcm", "apns", "webpush", "twilio", "vonage", "vonage_messages", "sendgrid", "ses")
 ADDRESSES = {
     "fcm": "device-{}",
     "apns": "{:064x}",
     "twilio": "+1415555{:04}",
+    "vonage": "+1415555{:04}",
+    "vonage_messages": "+1415555{:04}",
     "sendgrid": "person{}@example.com",
+    "ses": "person{}@example.com",
 }
 MOST_MESSAGES = 30
 _browsers: list[str] = []  # subscriptions at the module's sandbox
@@ -89,6 +94,31 @@ def sandbox(process: SandboxProcess, web: Web, settings: Settings) -> SandboxCli
             "account_sid": values["TWILIO_ACCOUNT_SID"],
             "auth_token": values["TWILIO_AUTH_TOKEN"],
             "sender": values["TWILIO_FROM"],
+        },
+        "vonage": {
+            "base_url": values["VONAGE_BASE_URL"],
+            "api_key": values["VONAGE_API_KEY"],
+            "api_secret": values["VONAGE_API_SECRET"],
+            "sender": values["VONAGE_FROM"],
+            "signature_secret": values["VONAGE_SIGNATURE_SECRET"],
+        },
+        "vonage_messages": {
+            "base_url": values["VONAGE_MESSAGES_BASE_URL"],
+            "application_id": values["VONAGE_APPLICATION_ID"],
+            "private_key_file": values["VONAGE_PRIVATE_KEY_FILE"],
+            "api_key": values["VONAGE_API_KEY"],
+            "sender": values["VONAGE_FROM"],
+            "signature_secret": values["VONAGE_SIGNATURE_SECRET"],
+        },
+        "ses": {
+            "base_url": values["SES_BASE_URL"],
+            "region": values["SES_REGION"],
+            "access_key_id": values["SES_ACCESS_KEY_ID"],
+            "secret_access_key": values["SES_SECRET_ACCESS_KEY"],
+            "from_email": values["SES_FROM_EMAIL"],
+            "configuration_set": values["SES_CONFIGURATION_SET"],
+            "topic_arns": values["SES_SNS_TOPIC_ARNS"].split(","),
+            "sns_cert_hosts": values["SES_SNS_CERT_HOSTS"].split(","),
         },
         "sendgrid": {
             "base_url": values["SENDGRID_BASE_URL"],
@@ -275,3 +305,92 @@ def test_a_slow_provider_costs_its_own_messages_only(sandbox: SandboxClient, web
     sandbox.set_faults("fcm", rule)
     results = send_messages(get_provider("fcm"), messages("fcm", 12, web))
     assert [isinstance(result.error, OutcomeUnknown) for result in results] == [number == 4 for number in range(12)]
+
+
+def test_vonages_numbers_fail_as_its_statuses_say(sandbox: SandboxClient, web: Web):
+    numbers = ("+15005550001", "+15005550004", "+15005550009", "+15005550010")
+    texts = [Message(str(uuid4()), number, body="x" * 200) for number in numbers]
+    results = send_messages(get_provider("vonage"), texts)
+    assert [type(result.error) for result in results] == [
+        PermanentError, InvalidRecipient, InvalidRecipient, OutcomeUnknown
+    ]  # fmt: skip
+    assert [type(result.error) for result in send_messages(get_provider("vonage_messages"), texts[:1])] == [
+        InvalidRecipient
+    ]
+
+
+def test_one_recipient_of_a_bulk_request_fails_alone(sandbox: SandboxClient, web: Web):
+    rule = {"mode": "error", "code": "TRANSIENT_FAILURE", "match": {"address": "person7@example.com"}}
+    sandbox.set_faults("ses", rule)
+    results = send_messages(get_provider("ses"), messages("ses", 30, web))
+    assert [number for number, result in enumerate(results) if result.error is not None] == [7]
+    assert isinstance(results[7].error, TransientError)
+
+
+def test_a_bulk_request_refused_as_a_whole_is_halved(sandbox: SandboxClient, web: Web):
+    rule = {"mode": "error", "status": 400, "match": {"address": "person7@example.com"}}
+    sandbox.set_faults("ses", rule)
+    results = send_messages(get_provider("ses"), messages("ses", 30, web))
+    assert [number for number, result in enumerate(results) if result.error is not None] == [7]
+    assert len(sandbox.ledger()) == 29
+
+
+def test_the_mailbox_simulators_addresses_end_as_documented(sandbox: SandboxClient, web: Web):
+    mails = {
+        kind: Message(str(uuid4()), f"{kind}+1@simulator.amazonses.com", title="x", body="y")
+        for kind in ("success", "bounce", "complaint", "suppressionlist")
+    }
+    send_messages(get_provider("ses"), list(mails.values()))
+    found: dict[str | None, ReceiptKind] = {}
+    for posted in web.wait_for(9):  # four of Send, five of what came of them
+        call = WebhookCall(web.url + posted.path, posted.headers, posted.body)
+        for receipt in verify_and_parse("ses", call, datetime.now(UTC)):
+            found[receipt.delivery_id] = max(receipt.kind, found.get(receipt.delivery_id, receipt.kind))
+    assert [found[mail.delivery_id] for mail in mails.values()] == [
+        ReceiptKind.DELIVERED, ReceiptKind.BOUNCED, ReceiptKind.COMPLAINED, ReceiptKind.BOUNCED
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("alias", ["twilio", "vonage", "vonage_messages"])
+@pytest.mark.parametrize(("text", "keyword"), [("Stop", "stop"), ("UNSTOP", "start"), ("help", "help"), ("Hi", "")])
+def test_what_people_write_back_is_heard(alias: str, text: str, keyword: str, sandbox: SandboxClient, web: Web):
+    sandbox.control("POST", f"inbound/{alias}", {"from": "+14155550001", "text": text})
+    [posted] = web.wait_for(1)
+    call = WebhookCall(web.url + posted.path, posted.headers, posted.body)
+    heard = hear(alias, call, datetime.now(UTC))
+    assert heard.receipts == []
+    assert [(message.address, message.keyword) for message in heard.inbound] == [("+14155550001", keyword)]
+
+
+def test_twilio_refuses_whom_it_heard_stop_from(sandbox: SandboxClient, web: Web):
+    [message] = messages("twilio", 1, web)
+    sandbox.control("POST", "inbound/twilio", {"from": message.address, "text": "STOP"})
+    [result] = send_messages(get_provider("twilio"), [message])
+    assert isinstance(result.error, InvalidRecipient)
+    sandbox.control("POST", "inbound/twilio", {"from": message.address, "text": "START"})
+    assert kinds(send_messages(get_provider("twilio"), [message])) == {None: 1}
+
+
+@pytest.mark.parametrize("alias", ["vonage", "vonage_messages", "ses"])
+def test_a_forged_receipt_is_refused(alias: str, sandbox: SandboxClient, web: Web):
+    sandbox.set_receipts(alias, delay_ms=1, forge=1.0)
+    send_messages(get_provider(alias), messages(alias, 1, web))
+    for posted in web.wait_for(2):
+        with pytest.raises(ForgedReceipt):
+            verify_and_parse(alias, WebhookCall(web.url + posted.path, posted.headers, posted.body), datetime.now(UTC))
+
+
+def test_a_subscription_offered_anew_is_confirmed(sandbox: SandboxClient, web: Web):
+    assert sandbox.control("POST", "subscriptions/ses")["confirmed"] is False
+    [posted] = web.wait_for(1)
+    heard = hear("ses", WebhookCall(web.url + posted.path, posted.headers, posted.body), datetime.now(UTC))
+    assert heard.receipts == []
+    assert sandbox.control("GET", "subscriptions/ses")["confirmed"] is True
+
+
+def test_the_parts_of_a_text_are_counted_as_the_provider_counts_them(sandbox: SandboxClient, web: Web):
+    text = "Grüße €" * 30 + "😀"
+    for alias in ("twilio", "vonage", "vonage_messages"):
+        [result] = send_messages(get_provider(alias), [Message(str(uuid4()), "+14155550001", body=text)])
+        assert result.segments == 4  # 30 x 7 + 2 = 212 units in parts of 67
+    assert [message["extra"]["segments"] for message in sandbox.inbox()] == [4, 4, 4]

@@ -16,7 +16,7 @@ Headers = tuple[tuple[str, str], ...]
 @dataclass(frozen=True, slots=True)
 class Request:
     """``path`` lies below the provider's prefix and has no leading slash; ``header`` takes a lower-case name.
-    ``http_version`` is ``1.1``, ``2`` and the like."""
+    ``http_version`` is ``1.1``, ``2`` and the like; ``authority`` is what HTTP/2 has in the place of a Host header."""
 
     method: str
     path: str
@@ -24,6 +24,7 @@ class Request:
     header: Callable[[str], str | None]
     body: bytes
     http_version: str = "1.1"
+    authority: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,8 +84,8 @@ def _sign(request: Request, path: str, names: list[str], account: Account, stamp
 
 
 def _header(request: Request, name: str) -> str | None:
-    if name == "host":  # HTTP/2 calls it by another name
-        return request.header("host") or request.header(":authority")
+    if name == "host":
+        return request.header("host") or request.authority
     return request.header(name)
 
 
