@@ -111,10 +111,10 @@ def _check_accounts(aliases: Iterable[str]) -> Iterator[CheckMessage]:
                 hint="Set the options through the environment (see the README), or take it out of the routes.",
                 id="notify.E007",
             )
-        options = provider.entry["options"]
-        if "webhook_public_key" in options and not options["webhook_public_key"]:
+        missing = [name for name in provider.entry.get("receipts_need", ()) if not provider.entry["options"].get(name)]
+        if missing:
             yield Warning(
-                f"Provider {alias} has no webhook_public_key: all its receipts will be refused as forged.",
+                f"Provider {alias} has no {', '.join(missing)}: all its receipts will be refused as forged.",
                 hint="The provider's console shows it where signed webhooks are switched on.",
                 id="notify.W001",
             )

@@ -2,9 +2,9 @@
 
 An entry is ``{"id": number stored with deliveries, "adapter": dotted path of the class, "options": {...}}``, and if
 wanted ``"quota"`` (see ``quotas``), ``"timeout_s"`` for one request in place of ``PROVIDER_TIMEOUT_S``, and
-``"credentials"``, the options without any of which the account is switched off (see ``checks``). An option called
-``<name>_file`` is read here and handed to the adapter as ``<name>`` with the file's text, so that any credential
-can be a mounted secret and an adapter opens no file.
+``"credentials"`` and ``"receipts_need"``, the options without which the account is switched off and its receipts
+cannot be verified (see ``checks``). An option called ``<name>_file`` is read here and handed to the adapter as
+``<name>`` with the file's text, so that any credential can be a mounted secret and an adapter opens no file.
 """
 
 from collections.abc import Mapping

@@ -159,7 +159,7 @@ def _quota(prefix: str, per_second: int = 0, per_minute: int = 0) -> dict[str, i
 
 SES_REGION: str = env.str("SES_REGION", default="")
 # One entry per provider account: a stable number (stored with deliveries), the adapter, its quota, its options, and
-# those of them without which the account is switched off.
+# those of them without which the account is switched off, and without which its receipts cannot be believed.
 PROVIDERS: dict[str, dict[str, Any]] = {
     "fcm": {
         "id": 1,
@@ -205,6 +205,7 @@ PROVIDERS: dict[str, dict[str, Any]] = {
         "adapter": "apps.providers.adapters.vonage.VonageAdapter",
         "quota": _quota("VONAGE", per_second=30),
         "credentials": ("api_key", "api_secret"),
+        "receipts_need": ("signature_secret",),
         "options": {
             "base_url": env.str("VONAGE_BASE_URL", default="https://rest.nexmo.com"),
             "api_key": env.str("VONAGE_API_KEY", default=""),
@@ -219,6 +220,7 @@ PROVIDERS: dict[str, dict[str, Any]] = {
         "adapter": "apps.providers.adapters.vonage_messages.VonageMessagesAdapter",
         "quota": _quota("VONAGE_MESSAGES"),
         "credentials": ("application_id", "private_key_file", "api_key"),
+        "receipts_need": ("signature_secret",),
         "options": {
             "base_url": env.str("VONAGE_MESSAGES_BASE_URL", default="https://api.nexmo.com"),
             "application_id": env.str("VONAGE_APPLICATION_ID", default=""),
@@ -234,6 +236,7 @@ PROVIDERS: dict[str, dict[str, Any]] = {
         "adapter": "apps.providers.adapters.sendgrid.SendGridAdapter",
         "quota": _quota("SENDGRID"),
         "credentials": ("api_key", "from_email"),
+        "receipts_need": ("webhook_public_key",),
         "options": {
             "base_url": env.str("SENDGRID_BASE_URL", default="https://api.sendgrid.com"),
             "api_key": env.str("SENDGRID_API_KEY", default=""),
@@ -247,6 +250,7 @@ PROVIDERS: dict[str, dict[str, Any]] = {
         "adapter": "apps.providers.adapters.ses.SesAdapter",
         "quota": _quota("SES"),
         "credentials": ("access_key_id", "secret_access_key"),
+        "receipts_need": ("topic_arns",),
         "options": {
             "base_url": env.str("SES_BASE_URL", default="") or f"https://email.{SES_REGION}.amazonaws.com",
             "region": SES_REGION,

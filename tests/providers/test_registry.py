@@ -168,7 +168,8 @@ class TestChecks:
         assert check_credentials(None) == []
 
     def test_a_provider_without_a_webhook_key_is_warned_of(self, accounts: dict[str, Any]):
-        accounts["sendgrid"] = entry(5, "sendgrid.SendGridAdapter", sendgrid_options(webhook_public_key=""))
+        unsigned = entry(5, "sendgrid.SendGridAdapter", sendgrid_options(webhook_public_key=""))
+        accounts["sendgrid"] = {**unsigned, "receipts_need": ("webhook_public_key",)}
         assert ids(check_credentials(None)) == ["notify.W001"]
 
     @pytest.mark.parametrize(
