@@ -71,6 +71,7 @@ PROVIDER_RESULTS = Counter(
     "Results of messages handed to a provider.",
     ["provider", "outcome", "code_class"],
 )
+SMS_SEGMENTS = Counter("notify_sms_segments_total", "Parts of the texts that a provider took, as billed.", ["provider"])
 FAILOVERS = Counter(
     "notify_failovers_total",
     "Deliveries handed to this provider after another could not take them.",
@@ -135,6 +136,11 @@ def provider_calls(provider: str, seconds: Sequence[float]) -> None:
 def provider_results(provider: str, outcome: str, n: int = 1, *, code_class: str = "") -> None:
     """``n`` messages came to ``outcome`` at ``provider``; ``code_class`` is coarse: ``4xx``, ``timeout``."""
     _counter(PROVIDER_RESULTS, (provider, outcome, code_class)).inc(n)
+
+
+def sms_segments(provider: str, n: int) -> None:
+    """``provider`` took texts of ``n`` parts in all."""
+    _counter(SMS_SEGMENTS, (provider,)).inc(n)
 
 
 def failed_over(channel: str, provider: str, n: int = 1) -> None:

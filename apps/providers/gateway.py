@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 import structlog
 from django.core.exceptions import ImproperlyConfigured
 
+from apps import metrics
 from apps.providers.base import Adapter
 from apps.providers.errors import (
     BatchRejected,
@@ -170,6 +171,9 @@ def _in_order(call: _Call, messages: Sequence[Message]) -> list[Result]:
 
 def _log_call(call: _Call, results: Sequence[Result]) -> None:
     errors = Counter(result.error.code for result in results if result.error is not None)
+    segments = sum(result.segments or 0 for result in results if result.error is None)
+    if segments:
+        metrics.sms_segments(call.alias, segments)
     log.info(
         "provider_call",
         provider=call.alias,
@@ -178,6 +182,7 @@ def _log_call(call: _Call, results: Sequence[Result]) -> None:
         statuses=dict(call.statuses),
         errors=dict(errors),
         rounds=call.rounds,
+        **({"segments": segments} if segments else {}),
         latency_ms=round((time.monotonic() - call.started) * 1000, 1),
     )
     note_errors(call.alias, errors)

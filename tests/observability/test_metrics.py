@@ -89,6 +89,7 @@ def test_clocks_that_differ_never_make_a_sum_shrink():
             {"provider": "fcm", "outcome": "transient", "code_class": "5xx"},
             5,
         ),
+        (lambda: metrics.sms_segments("vonage", 3), "notify_sms_segments_total", {"provider": "vonage"}, 3),
         (lambda: metrics.retried("email", 2), "notify_retries_total", {"channel": "email"}, 2),
         (lambda: metrics.sweep_rung(9), "notify_sweep_rung_total", {}, 9),
         (lambda: metrics.cache_lookup("preferences", 3, 0), "notify_cache_hits_total", {"cache": "preferences"}, 3),

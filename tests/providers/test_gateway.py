@@ -200,7 +200,7 @@ class TestBugs:
 class TestLog:
     def test_one_line_a_call_and_nothing_personal(self, start_server: StartServer, configure: Configure):
         configure(start_server(lambda _: Reply(201, b'{"sid": "SM1"}'), offers_h2=False).origin)
-        messages = [message(1, address="+15005550001"), message(2, address="nobody")]
+        messages = [message(1, address="+15005550001", body="Body" * 41), message(2, address="nobody")]
         with structlog.testing.capture_logs() as lines:
             send_messages(get_provider("twilio"), messages)
         [line] = [line for line in lines if line["event"] == "provider_call"]
@@ -211,6 +211,7 @@ class TestLog:
             {"201": 1},
             {"not_e164": 1},
         )
+        assert line["segments"] == 2
         assert "+1500" not in repr(line)
         assert "Body" not in repr(line)
 
