@@ -15,7 +15,7 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from apps.channels import Channel
-from apps.preferences import addresses, cipher, profile, selectors
+from apps.preferences import addresses, cipher, erasure, profile, selectors
 from apps.preferences.devices import deactivate_device, register_device, remove_device
 from apps.preferences.locks import UnknownRecipient, lock_addresses, lock_recipient, touch_recipients
 from apps.preferences.models import Recipient
@@ -132,9 +132,12 @@ def erase_recipient(*, user_id: str) -> None:
     and what they had switched on.
 
     What stays is the caller's id as an empty tombstone and the opt-outs, which hold nothing personal: a person
-    who said no and comes back under the same id has still said no. Suppressions stay too, as keyed hashes.
+    who said no and comes back under the same id has still said no. Suppressions stay too, as keyed hashes. What
+    other apps hold goes as they registered it (``erasure.py``).
     Raises ``UnknownRecipient``."""
+    erasure.blank_evidence(user_id)
     recipient = lock_recipient(user_id)
+    erasure.erase_elsewhere(recipient)
     recipient.devices.all().delete()
     recipient.quiet_hours.all().delete()
     recipient.channel_preferences.filter(is_enabled=True).delete()
@@ -152,3 +155,4 @@ def erase_recipient(*, user_id: str) -> None:
         attributes={},
         erased_at=Now(),
     )
+    erasure.bury_cached(recipient)

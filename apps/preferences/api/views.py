@@ -17,7 +17,7 @@ from apps.problems import Problem
 READ = "preferences:read"
 WRITE = "preferences:write"
 
-_USER_ID = OpenApiParameter(
+USER_ID = OpenApiParameter(
     "user_id",
     {"type": "string", "minLength": 1, "maxLength": profile.USER_ID_MAX_LENGTH, "pattern": "^[^/]+$"},
     OpenApiParameter.PATH,
@@ -139,7 +139,7 @@ class UserView(RecipientView):
         operation_id="users_get",
         tags=_TAG,
         summary="Show a recipient, contact points masked",
-        parameters=[_USER_ID],
+        parameters=[USER_ID],
         responses={200: serializers.RecipientSerializer},
         examples=[_RECIPIENT_EXAMPLE],
     )
@@ -152,7 +152,7 @@ class UserView(RecipientView):
         summary="Create or replace a recipient's profile",
         description="The whole profile: a field that is left out is removed. Preferences and devices stay. "
         "The same call again changes nothing.",
-        parameters=[_USER_ID],
+        parameters=[USER_ID],
         request=serializers.ProfileSerializer,
         responses={
             200: serializers.RecipientSerializer,
@@ -171,7 +171,7 @@ class UserView(RecipientView):
         summary="Erase a recipient",
         description="Removes contact points, devices, locale, time zone and attributes for good. Opt-outs outlive it: "
         "a user created again under the same id is still opted out of what they were opted out of.",
-        parameters=[_USER_ID],
+        parameters=[USER_ID],
         responses={204: None},
     )
     def delete(self, request: Request, user_id: str) -> Response:
@@ -188,7 +188,7 @@ class PreferencesView(RecipientView):
         summary="Show a recipient's preferences",
         description="What the person said; `null` is nothing said. The most specific word counts: the global opt-out, "
         "then the category on the channel, then the channel, then the category's default. `effective` is the result.",
-        parameters=[_USER_ID, _ETAG],
+        parameters=[USER_ID, _ETAG],
         responses={200: wishes.PreferencesSerializer},
         examples=[_STATED_EXAMPLE],
     )
@@ -202,7 +202,7 @@ class PreferencesView(RecipientView):
         description="What is given replaces what was there, what is left out stays: "
         '`{"channels": {"sms": false}}` switches SMS off and touches nothing else; `null` takes a word back. '
         "Idempotent; the answer of GET sent back changes nothing. After the 200 no send is decided against it.",
-        parameters=[_USER_ID, _ETAG, _IF_MATCH],
+        parameters=[USER_ID, _ETAG, _IF_MATCH],
         request=wishes.PreferencesSerializer,
         responses={
             200: wishes.PreferencesSerializer,
@@ -267,7 +267,7 @@ class DevicesView(RecipientView):
         operation_id="users_devices_list",
         tags=_TAG,
         summary="List a recipient's active devices, tokens masked",
-        parameters=[_USER_ID],
+        parameters=[USER_ID],
         responses={200: serializers.DeviceListSerializer},
     )
     def get(self, request: Request, user_id: str) -> Response:
@@ -280,7 +280,7 @@ class DevicesView(RecipientView):
         summary="Register a device",
         description="An upsert: call it at every start of the app. A token that another user held moves to this one. "
         "Beyond 20 active devices the one not seen for longest is switched off.",
-        parameters=[_USER_ID],
+        parameters=[USER_ID],
         request=serializers.DeviceRegistrationSerializer,
         responses={
             200: serializers.DeviceSerializer,
@@ -300,7 +300,7 @@ class DevicesView(RecipientView):
         # OpenAPI generators leave the body of a DELETE out: it is written here.
         description='Body: `{"token": "..."}`. It stands there and not in the address, so that it does not end up in '
         "access logs. Where a body cannot be sent, remove the device by its id.",
-        parameters=[_USER_ID],
+        parameters=[USER_ID],
         request=serializers.DeviceTokenSerializer,
         responses={204: None},
     )
@@ -318,7 +318,7 @@ class DeviceView(RecipientView):
         operation_id="users_devices_delete",
         tags=_TAG,
         summary="Remove a device",
-        parameters=[_USER_ID],
+        parameters=[USER_ID],
         responses={204: None},
     )
     def delete(self, request: Request, user_id: str, device_id: int) -> Response:
