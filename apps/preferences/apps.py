@@ -5,7 +5,12 @@ from django.core.checks import Tags, register
 from django.db import connections
 from django.db.models.signals import post_migrate
 
-from apps.preferences.checks import check_keys, check_recipient_settings, check_unsubscribe_links
+from apps.preferences.checks import (
+    check_keys,
+    check_recipient_settings,
+    check_retention_settings,
+    check_unsubscribe_links,
+)
 
 
 class PreferencesConfig(AppConfig):
@@ -25,4 +30,5 @@ class PreferencesConfig(AppConfig):
         register(check_keys, Tags.security)
         register(check_recipient_settings)
         register(check_unsubscribe_links)
+        register(check_retention_settings)
         post_migrate.connect(seed, sender=self, weak=False)

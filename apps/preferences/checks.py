@@ -64,3 +64,19 @@ def check_unsubscribe_links(app_configs: Sequence[AppConfig] | None = None, **kw
         hint = f"15 USC 7704(a)(3) asks for {LEGAL_LINK_DAYS} days after sending."
         return [Warning("Unsubscribe links expire too soon.", hint=hint, id="preferences.W001")]
     return []
+
+
+def check_retention_settings(app_configs: Sequence[AppConfig] | None = None, **kwargs: Any) -> list[CheckMessage]:
+    """``preferences.E007``: a retention setting is not positive; ``preferences.W002``: erased recipients are forgotten
+    while the delivery log still names them."""
+    errors: list[CheckMessage] = [
+        Error(f"{name} is not positive.", hint="Set a number of days.", id="preferences.E007")
+        for name in ("DEVICE_FORGET_DAYS", "TOMBSTONE_DAYS", "SUPPRESSION_HISTORY_DAYS")
+        if getattr(settings, name) < 1
+    ]
+    if settings.TOMBSTONE_DAYS <= settings.DELIVERY_RETENTION_DAYS:
+        hint = "Set TOMBSTONE_DAYS to more days than DELIVERY_RETENTION_DAYS."
+        errors.append(
+            Warning("Erased recipients are forgotten before the log of them.", hint=hint, id="preferences.W002")
+        )
+    return errors

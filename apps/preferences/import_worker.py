@@ -7,16 +7,14 @@ import gc
 import os
 import signal
 import threading
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import parent_process
-from typing import Any, Final
 
 import django
 from django.apps import apps
-from django.db import InterfaceError, OperationalError, connection, connections
+from django.db import connections
 
 if not apps.ready:
     django.setup()
@@ -27,9 +25,7 @@ from apps.preferences.entries import Entry, read_entry
 from apps.preferences.faults import InvalidEntry
 from apps.preferences.import_formats import Header, read_csv_item, read_json_item
 from apps.preferences.import_framing import Block, Reject
-
-ATTEMPTS: Final = 5
-FIRST_PAUSE_S: Final = 0.5
+from apps.preferences.patience import persist
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +79,7 @@ def store_block(block: Block, job: Job) -> BlockReport:
     report = BlockReport(rejects=list(block.rejects))
     entries, lines = _read_entries(block, job, report)
     for round_ in rounds_of(entries):
-        outcomes = _persist(partial(store_entries, round_, revives_erased=job.restores_erased))
+        outcomes = persist(partial(store_entries, round_, revives_erased=job.restores_erased))
         for entry, outcome in zip(round_, outcomes, strict=True):
             if outcome is Outcome.ERASED:
                 reason = "The recipient was erased; --restore-erased brings them back."
@@ -92,7 +88,7 @@ def store_block(block: Block, job: Job) -> BlockReport:
                 report.outcomes[outcome.value] = report.outcomes.get(outcome.value, 0) + 1
         devices = [Registration(entry.user_id, device) for entry in round_ for device in entry.devices]
         if devices:
-            _persist(partial(register_devices, devices))
+            persist(partial(register_devices, devices))
     report.rejects.sort()
     return report
 
@@ -110,17 +106,3 @@ def _read_entries(block: Block, job: Job, report: BlockReport) -> tuple[list[Ent
         lines[id(entry)] = line
         entries.append(entry)
     return entries, lines
-
-
-def _persist(write: Callable[[], Any]) -> Any:
-    pause_s = FIRST_PAUSE_S
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            return write()
-        except (OperationalError, InterfaceError):
-            if attempt == ATTEMPTS or connection.in_atomic_block:
-                raise
-            connection.close()
-            time.sleep(pause_s)
-            pause_s *= 2
-    raise AssertionError("unreachable")

@@ -9,6 +9,7 @@ ciphertext of the old key.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 from django.db import connection, transaction
@@ -16,6 +17,7 @@ from django.db import connection, transaction
 from apps.preferences import cipher
 from apps.preferences.locks import lock_recipients, raise_versions
 from apps.preferences.models import Recipient
+from apps.preferences.patience import persist
 
 ROWS_PER_BATCH: Final = 500
 
@@ -109,7 +111,8 @@ def _reseal(column: SealedColumn, rows: Sequence[tuple[Any, bytes, Any, int | No
         new.append(cipher.encrypt(plaintext, aad))
         owners.add(owner)
     if keys:
-        batch.resealed = _write(column, keys, old, new, [owner for owner in owners if owner is not None])
+        owned = [owner for owner in owners if owner is not None]
+        batch.resealed = persist(partial(_write, column, keys, old, new, owned))
         batch.overtaken = len(keys) - batch.resealed
     return batch
 

@@ -137,6 +137,11 @@ RATE_LIMIT_LOCAL_SHARE: float = env.float("RATE_LIMIT_LOCAL_SHARE", default=0.25
 QUIET_HOURS_WITHOUT_ZONE: str = env.str("QUIET_HOURS_WITHOUT_ZONE", default="UTC")
 # A device not seen for so long is switched off: FCM drops Android tokens after 270 days.
 DEVICE_MAX_AGE_DAYS: int = env.int("DEVICE_MAX_AGE_DAYS", default=270)
+# How long a device that was switched off is remembered, an erased recipient's empty row (it must outlive the delivery
+# log), and a suppression after it was lifted.
+DEVICE_FORGET_DAYS: int = env.int("DEVICE_FORGET_DAYS", default=30)
+TOMBSTONE_DAYS: int = env.int("TOMBSTONE_DAYS", default=90)
+SUPPRESSION_HISTORY_DAYS: int = env.int("SUPPRESSION_HISTORY_DAYS", default=365)
 # How long an unsubscribe link in an e-mail works; 15 USC 7704(a)(3) asks for 30 at least.
 UNSUBSCRIBE_LINK_DAYS: int = env.int("UNSUBSCRIBE_LINK_DAYS", default=90)
 
