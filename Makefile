@@ -6,7 +6,7 @@ TEST_PROCESSES ?= logical
 TEST_ENV := DJANGO_SETTINGS_MODULE=notify_project.settings.test LOG_LEVEL=ERROR
 export PYTHON
 
-.PHONY: help run demo test check fmt lock bench-import clean
+.PHONY: help run demo test check fmt lock bench-import bench-transport clean
 
 help:
 	@echo 'make run    everything on this machine: PostgreSQL, Valkey, web, workers, beat, Flower, sandbox'
@@ -14,6 +14,7 @@ help:
 	@echo 'make test   the tests, with stores of their own'
 	@echo 'make check  format, lint, types, import contracts, migrations, tests'
 	@echo 'make bench-import  how many recipients a second an import loads'
+	@echo 'make bench-transport  CPU per push against a bare libcurl loop'
 	@echo 'make fmt    format the code and mend what can be mended'
 	@echo 'make lock   resolve requirements/*.in into requirements/*.txt (newer versions: UPGRADE=--upgrade)'
 	@echo 'make clean  stop the local stack and delete its data (.local) and all caches'
@@ -39,6 +40,9 @@ check:
 
 bench-import:
 	@sh requirements/install.sh dev && exec $(BIN)/python -m benchmarks.bench_import $(ARGS)
+
+bench-transport:
+	@sh requirements/install.sh dev && exec $(BIN)/python -m benchmarks.bench_transport $(ARGS)
 
 fmt:
 	@sh requirements/install.sh dev

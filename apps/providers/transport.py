@@ -121,13 +121,13 @@ class _Exchange:
     def response(self) -> ProviderResponse:
         easy = self.easy
         headers: dict[str, str] = {}
-        for line in self.header_lines:
-            if line.startswith(b"HTTP/"):
+        for raw in self.header_lines:
+            line = raw.decode("latin-1")
+            name, colon, value = line.partition(":")
+            if line.startswith("HTTP/"):
                 headers.clear()  # an interim (1xx) answer's are not the answer's
-                continue
-            name, _, value = line.partition(b":")
-            if value:
-                headers[name.decode("latin-1").lower()] = value.strip().decode("latin-1")
+            elif colon:
+                headers[name.lower()] = value.strip()
         return ProviderResponse(
             status=easy.getinfo(pycurl.RESPONSE_CODE),
             headers=headers,
@@ -257,12 +257,15 @@ class Transport:
 
     def _finished(self) -> list[tuple[_Exchange, Outcome]]:
         found: list[tuple[_Exchange, Outcome]] = []
+        noted = ""
         queued = 1
         while queued:
             queued, succeeded, failed = self._multi.info_read()
             for easy in succeeded:
                 exchange = easy.exchange
-                self._note_version(exchange)
+                if exchange.request.url is not noted:  # most batches have one URL
+                    noted = exchange.request.url
+                    self._note_version(exchange)
                 found.append((exchange, exchange.response()))
             found.extend((easy.exchange, easy.exchange.failure(code)) for easy, code, _text in failed)
         return found
