@@ -44,6 +44,9 @@ bench-import:
 bench-transport:
 	@sh requirements/install.sh dev && exec $(BIN)/python -m benchmarks.bench_transport $(ARGS)
 
+bench-faults:
+	@sh requirements/install.sh dev && exec $(BIN)/python -m benchmarks.bench_faults $(ARGS)
+
 fmt:
 	@sh requirements/install.sh dev
 	$(BIN)/ruff format

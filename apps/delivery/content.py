@@ -133,7 +133,7 @@ def find_oversize(content: Content, channels: set[Channel]) -> tuple[str, str] |
         size = push_payload_bytes(content)
         if size > PUSH_PAYLOAD_MAX:
             return _largest_push_field(content), (
-                f"a push carries at most {PUSH_PAYLOAD_MAX} bytes, title, body and data together make {size}; shorten it"
+                f"a push carries at most {PUSH_PAYLOAD_MAX} bytes; title, body and data make {size}: shorten it"
             )
     if Channel.SMS in channels and len(content.sms_body) > SMS_BODY_MAX:
         pointer = "/content/body" if content.sms.body is None else "/content/sms/body"

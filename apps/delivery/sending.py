@@ -23,6 +23,7 @@ from apps.delivery.retry import RetryPolicy, decide_retry, outcome_of
 from apps.delivery.statuses import Reason, Status
 from apps.preferences import unsubscribe
 from apps.providers import breaker, bulkhead, quotas
+from apps.providers.bulkhead import Place
 from apps.providers.errors import ProviderError, TransientError
 from apps.providers.gateway import send_messages
 from apps.providers.messages import Message, Result
@@ -69,8 +70,10 @@ def _travel(route: tuple[Provider, ...], journeys: list[_Journey], read_at: date
             break
         if position > 0:
             metrics.failed_over(provider.channel.label, provider.alias, len(waiting))
-        with bulkhead.place(provider.alias) as has_room:
-            if not has_room:
+        with bulkhead.place(provider.alias) as place:
+            if place is not Place.FREE:
+                if place is Place.STUCK:
+                    breaker.report(provider.alias, successes=0, failures=1)
                 for journey in waiting:
                     _wait(journey, bulkhead.RETRY_AFTER_S)
                 continue

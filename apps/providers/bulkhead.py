@@ -10,11 +10,21 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import Enum
 
 from django.conf import settings
 
 SLOW_AFTER_S = 0.5
+STUCK_AFTER_S = 1.5
 RETRY_AFTER_S = 1.0
+
+
+class Place(Enum):
+    """What a provider's share of the threads had to offer a call."""
+
+    FREE = "free"
+    TAKEN = "taken"  # by calls that may yet end well
+    STUCK = "stuck"  # by calls that hang: the provider is ill, and too few of them get through to prove it
 
 
 class Bulkhead:
@@ -28,16 +38,18 @@ class Bulkhead:
         self._started: dict[str, dict[int, float]] = defaultdict(dict)
         self._next_ticket = 0
 
-    def enter(self, alias: str, now: float) -> int | None:
-        """A ticket for a call to ``alias`` at monotonic time ``now``; ``None`` if it has its share already."""
+    def enter(self, alias: str, now: float) -> tuple[Place, int]:
+        """Whether a call to ``alias`` may begin at monotonic time ``now``, and the ticket of one that does."""
         with self._lock:
             under_way = self._started[alias]
-            slow = sum(1 for started in under_way.values() if now - started > SLOW_AFTER_S)
-            if len(under_way) >= self._most or slow >= self._most_slow:
-                return None
+            ages = [now - started for started in under_way.values()]
+            slow = sum(1 for age in ages if age > SLOW_AFTER_S)
+            if len(ages) >= self._most or slow >= self._most_slow:
+                stuck = sum(1 for age in ages if age > STUCK_AFTER_S)
+                return (Place.STUCK if stuck >= self._most_slow else Place.TAKEN), 0
             self._next_ticket += 1
             under_way[self._next_ticket] = now
-            return self._next_ticket
+            return Place.FREE, self._next_ticket
 
     def leave(self, alias: str, ticket: int) -> None:
         """The call with this ticket is over."""
@@ -49,11 +61,11 @@ _bulkhead = Bulkhead(settings.WORKER_THREADS)
 
 
 @contextmanager
-def place(alias: str) -> Iterator[bool]:
-    """Within the block a call to ``alias`` is under way; yields whether there was room for it."""
-    ticket = _bulkhead.enter(alias, time.monotonic())
+def place(alias: str) -> Iterator[Place]:
+    """Within the block a call to ``alias`` is under way, if the place it yields is free."""
+    found, ticket = _bulkhead.enter(alias, time.monotonic())
     try:
-        yield ticket is not None
+        yield found
     finally:
-        if ticket is not None:
+        if found is Place.FREE:
             _bulkhead.leave(alias, ticket)

@@ -35,6 +35,7 @@ def summarise(sent: Sequence[Sent], notifications: Iterable[dict[str, Any]], ela
             for channel in ("push", "sms", "email")
         },
         "suppressed_by_reason": dict(Counter(one["reason"] for one in deliveries if one["status"] == "suppressed")),
+        "by_provider": dict(Counter(one["provider"] for one in deliveries if one["sent_at"]).most_common()),
         "retried": sum(1 for one in deliveries if one["attempt_count"] > 1),
         "dead": sum(1 for one in deliveries if one["status"] == "dead"),
         "ms": {
@@ -73,6 +74,8 @@ def to_tables(figures: dict[str, Any]) -> list[Table]:
     facts = Table(title="Run", title_justify="left", show_header=False)
     for name in ("accepted", "missing", "deliveries", "not_terminal", "retried", "dead", "elapsed_s"):
         facts.add_row(name.replace("_", " "), str(figures[name]))
+    for provider, count in figures["by_provider"].items():
+        facts.add_row(f"through {provider}", str(count))
     for reason, count in figures["suppressed_by_reason"].items():
         facts.add_row(f"suppressed: {reason}", str(count))
 

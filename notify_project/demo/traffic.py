@@ -66,15 +66,17 @@ class Traffic:
         return user_id
 
     def switch_fault(self, *, is_on: bool) -> None:
-        """Makes the sandbox's SMS provider answer 503 to a third of the calls, or well again."""
-        url = f"{self._sandbox_url}/_sandbox/faults/twilio"
+        """Makes the sandbox's SMS providers answer 503 to a third of the calls, or well again. What the first refuses
+        goes to the second, and what that refuses too is tried again later."""
         try:
-            if is_on:
-                rule = {"mode": "error", "status": 503, "error_rate": 0.33}
-                response = requests.put(url, json=[rule], timeout=TIMEOUT_S)
-            else:
-                response = requests.delete(url, timeout=TIMEOUT_S)
-            response.raise_for_status()
+            for provider in ("twilio", "vonage"):
+                url = f"{self._sandbox_url}/_sandbox/faults/{provider}"
+                if is_on:
+                    rule = {"mode": "error", "status": 503, "error_rate": 0.33}
+                    response = requests.put(url, json=[rule], timeout=TIMEOUT_S)
+                else:
+                    response = requests.delete(url, timeout=TIMEOUT_S)
+                response.raise_for_status()
         except requests.RequestException as error:
             raise DemoError(f"the sandbox at {self._sandbox_url} does not answer; is `make run` running?") from error
 
