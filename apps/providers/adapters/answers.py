@@ -79,6 +79,19 @@ def read_object(body: bytes) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def dig(value: Any, *path: str | int) -> Any:
+    """What lies at ``path`` in decoded JSON (names of objects, positions in arrays); ``None`` if it is not there or
+    something on the way is of another shape."""
+    for step in path:
+        if isinstance(step, str) and isinstance(value, dict):
+            value = value.get(step)
+        elif isinstance(step, int) and isinstance(value, list) and step < len(value):
+            value = value[step]
+        else:
+            return None
+    return value
+
+
 def as_code(value: object) -> str:
     """A provider's code (``NOT_FOUND``, ``21211``) as it may be stored and logged, ``""`` if it does not look like one:
     an address never does."""
@@ -151,6 +164,12 @@ def as_moment(unix: object, now: datetime, *, per_second: int = 1) -> datetime |
     if not isinstance(unix, int | float) or isinstance(unix, bool) or not 0 < unix < 1e10 * per_second:
         return None
     return min(datetime.fromtimestamp(0, UTC) + timedelta(seconds=unix / per_second), now)
+
+
+def is_fresh(unix: str, now: datetime, tolerance_s: int) -> bool:
+    """Whether ``unix`` is a time in whole seconds that is not further from ``now`` than ``tolerance_s``."""
+    is_time = unix.isascii() and unix.isdigit() and len(unix) < 12
+    return is_time and abs(now.timestamp() - int(unix)) <= tolerance_s
 
 
 def as_iso_moment(text: object, now: datetime) -> datetime | None:
