@@ -284,6 +284,20 @@ PROVIDERS: dict[str, dict[str, Any]] = {
             "from_name": env.str("SMTP_FROM_NAME", default=""),
         },
     },
+    "telnyx": {
+        "id": 10,
+        "adapter": "apps.providers.adapters.telnyx.TelnyxAdapter",
+        "quota": _quota("TELNYX"),
+        "credentials": ("api_key", "sender"),
+        "receipts_need": ("public_key",),
+        "options": {
+            "base_url": env.str("TELNYX_BASE_URL", default="https://api.telnyx.com"),
+            "api_key": env.str("TELNYX_API_KEY", default=""),
+            "sender": env.str("TELNYX_FROM", default=""),
+            "messaging_profile_id": env.str("TELNYX_MESSAGING_PROFILE_ID", default=""),
+            "public_key": env.str("TELNYX_PUBLIC_KEY", default=""),
+        },
+    },
     "webpush": {
         "id": 8,
         "adapter": "apps.providers.adapters.webpush.WebPushAdapter",
@@ -314,7 +328,7 @@ ROUTES: dict[str, list[str]] = {
     "push": env.list("ROUTE_PUSH", default=["fcm"]),
     "push:ios": env.list("ROUTE_PUSH_IOS", default=["apns", "fcm"]),
     "push:web": env.list("ROUTE_PUSH_WEB", default=["webpush"]),
-    "sms": env.list("ROUTE_SMS", default=["twilio", "vonage"]),
+    "sms": env.list("ROUTE_SMS", default=["twilio", "vonage", "telnyx"]),
     "email": env.list("ROUTE_EMAIL", default=["sendgrid", "ses", "smtp"]),
 }
 

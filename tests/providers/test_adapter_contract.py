@@ -19,10 +19,16 @@ from apps.providers.errors import (
     TransientError,
 )
 from apps.providers.messages import Message, ProviderRequest, ProviderResponse, Receipt, TransportFailure, WebhookCall
-from tests.providers import accounts, push_accounts, ses_accounts, vonage_accounts
+from tests.providers import accounts, push_accounts, ses_accounts, telnyx_accounts, vonage_accounts
 from tests.providers.accounts import CONTEXT, DELIVERY_ID, NOW, Account, answer, delivery_id, message
 
-ACCOUNTS = (*accounts.ACCOUNTS, *push_accounts.ACCOUNTS, *vonage_accounts.ACCOUNTS, *ses_accounts.ACCOUNTS)
+ACCOUNTS = (
+    *accounts.ACCOUNTS,
+    *push_accounts.ACCOUNTS,
+    *vonage_accounts.ACCOUNTS,
+    *ses_accounts.ACCOUNTS,
+    *telnyx_accounts.ACCOUNTS,
+)
 ANY_TEXT = st.text(st.characters(min_codepoint=0, max_codepoint=0x10FFFF, exclude_categories=()), max_size=60)
 JSON_LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
 ANY_JSON = st.recursive(
@@ -34,7 +40,7 @@ ANY_JSON = st.recursive(
                 [
                     *("error", "errors", "details", "field", "code", "@type", "errorCode", "name", "sid", "status"),
                     *("messages", "message-id", "message_uuid", "type", "title", "invalid_parameters", "message"),
-                    *("MessageId", "BulkEmailEntryResults", "Status", "Error", "__type", "reason"),
+                    *("MessageId", "BulkEmailEntryResults", "Status", "Error", "__type", "reason", "data", "id"),
                 ]
             ),
             inner,
