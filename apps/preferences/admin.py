@@ -14,6 +14,8 @@ from django.template.response import TemplateResponse
 
 from apps.channels import Channel
 from apps.preferences import addresses, cipher, selectors, services
+from apps.preferences.admin_import import ImportMixin
+from apps.preferences.admin_reveal import ReasonForm, RevealMixin
 from apps.preferences.forms import (
     ChannelPreferenceForm,
     ChannelPreferenceFormSet,
@@ -55,7 +57,7 @@ class DeviceInline(admin.TabularInline):  # type: ignore[type-arg]
 
 
 @admin.register(Recipient)
-class RecipientAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class RecipientAdmin(RevealMixin, ImportMixin):
     """Recipients, found by id or by full address."""
 
     form = RecipientForm
@@ -196,7 +198,10 @@ class SuppressionAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     def get_fields(self, request: HttpRequest, obj: Suppression | None = None) -> tuple[str, ...]:
         if obj is None:
             return ("channel", "address", "reason", "evidence")
-        return ("channel", "source", "reason", "evidence", "created_at", "lifted_at")
+        return (
+            "channel", "source", "reason", "evidence", "added_by", "created_at",
+            "lifted_at", "lifted_by", "lift_reason",
+        )  # fmt: skip
 
     def has_change_permission(self, request: HttpRequest, obj: Suppression | None = None) -> bool:
         return False
@@ -228,14 +233,33 @@ class SuppressionAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             source="admin",
             reason=values["reason"],
             evidence=values["evidence"],
+            added_by=_name_admin(request),
         )
         stored = Suppression.objects.get(channel=values["channel"], address_bi=values["address_bi"], lifted_at=None)
         obj.pk = stored.pk
         obj.refresh_from_db()
 
-    @admin.action(description="Lift selected suppressions", permissions=["lift"])
-    def lift(self, request: HttpRequest, queryset: QuerySet[Suppression]) -> None:
-        lifted = [row for row in queryset if services.lift_suppression(suppression_id=row.pk)]
+    @admin.action(description="Lift selected suppressions…", permissions=["lift"])
+    def lift(self, request: HttpRequest, queryset: QuerySet[Suppression]) -> HttpResponse | None:
+        form = ReasonForm(request.POST if "confirmed" in request.POST else None)
+        if not form.is_valid():
+            context = {
+                **self.admin_site.each_context(request),
+                "title": "Lift suppressions?",
+                "suppressions": queryset.filter(lifted_at=None),
+                "opts": self.opts,
+                "form": form,
+                "action_checkbox_name": ACTION_CHECKBOX_NAME,
+            }
+            return TemplateResponse(request, "admin/preferences/suppression/lift.html", context)
+        reason, by = form.cleaned_data["reason"], _name_admin(request)
+        rows = list(queryset)
+        lifted = [row for row in rows if services.lift_suppression(suppression_id=row.pk, reason=reason, lifted_by=by)]
         for suppression in lifted:
-            self.log_change(request, suppression, "Lifted.")
+            self.log_change(request, suppression, f"Lifted: {reason}")
         self.message_user(request, f"Lifted {len(lifted)} suppressions.", messages.SUCCESS)
+        return None
+
+
+def _name_admin(request: HttpRequest) -> str:
+    return f"admin {request.user.get_username()}"

@@ -10,7 +10,7 @@ from django import forms
 from django.core.exceptions import ValidationError
 
 from apps.channels import Channel
-from apps.preferences import addresses, cipher, profile
+from apps.preferences import addresses, cipher, ledger, profile
 from apps.preferences.models import ChannelPreference, Device, Recipient, Suppression
 
 _WIDE = forms.TextInput(attrs={"size": 40, "autocomplete": "off"})
@@ -148,6 +148,13 @@ class SuppressionForm(forms.ModelForm):  # type: ignore[type-arg]
     class Meta:
         model = Suppression
         fields = ("channel", "reason", "evidence")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Both stay readable: no address in them.
+        for name, check in (("reason", ledger.check_reason), ("evidence", ledger.check_note)):
+            if name in self.fields:  # not on the page of an entry, which only shows it
+                self.fields[name].validators.append(_validator(check))
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or self.cleaned_data

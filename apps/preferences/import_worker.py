@@ -1,23 +1,8 @@
-"""Storing a block of an import file, in this process or in one of its own.
+"""Storing a block of an import file."""
 
-A process of its own begins by importing this module: hence ``django.setup`` at its top.
-"""
-
-import gc
-import os
-import signal
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from multiprocessing import parent_process
-
-import django
-from django.apps import apps
-from django.db import connections
-
-if not apps.ready:
-    django.setup()
 
 from apps.preferences.bulk_devices import Registration, register_devices
 from apps.preferences.bulk_rows import Outcome, rounds_of, store_entries
@@ -43,34 +28,6 @@ class BlockReport:
 
     outcomes: dict[str, int] = field(default_factory=dict)
     rejects: list[Reject] = field(default_factory=list)
-
-
-_job: Job
-
-
-def start_process(database: str, job: Job) -> None:
-    """Prepares a process of its own: the same database (a test's has another name than the settings say), one job."""
-    global _job
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and ends us
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
-    connections["default"].settings_dict["NAME"] = database
-    # Records make many objects and no cycles: look for those rarely.
-    gc.freeze()
-    gc.set_threshold(100_000, 50, 100)
-    _job = job
-
-
-def _leave_with_parent() -> None:
-    # A pool's processes would wait for work for ever if the parent was killed.
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def store_block_here(block: Block) -> BlockReport:
-    """``store_block`` for the job of this process."""
-    return store_block(block, _job)
 
 
 def store_block(block: Block, job: Job) -> BlockReport:

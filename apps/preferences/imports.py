@@ -25,8 +25,9 @@ from apps.preferences.import_formats import (
     read_header,
 )
 from apps.preferences.import_framing import MAX_RECORD_BYTES, Block, Place, read_blocks
+from apps.preferences.import_process import start_process, store_block_here
 from apps.preferences.import_progress import Progress, RejectList
-from apps.preferences.import_worker import BlockReport, Job, start_process, store_block, store_block_here
+from apps.preferences.import_worker import BlockReport, Job, store_block
 from apps.preferences.models import Category
 
 MAX_PROCESSES: Final = 16

@@ -213,7 +213,10 @@ def test_suppression_is_added_found_and_lifted(admin_client: Client) -> None:
     assert list(admin_client.get(changelist, {"q": "ann@example.com"}).context["cl"].result_list) == [suppression]
     assert list(admin_client.get(changelist, {"q": "bob@example.com"}).context["cl"].result_list) == []
     assert "email" in admin_client.get(change_url(recipient)).content.decode()
-    saved(admin_client.post(changelist, {"action": "lift", "_selected_action": [suppression.pk]}))
+    action = {"action": "lift", "_selected_action": [suppression.pk]}
+    assert b"be used again" in admin_client.post(changelist, action).content
+    assert b"required" in admin_client.post(changelist, {**action, "confirmed": "yes"}).content
+    saved(admin_client.post(changelist, {**action, "confirmed": "yes", "reason": "ticket 4711"}))
     suppression.refresh_from_db()
     assert suppression.lifted_at is not None
 
