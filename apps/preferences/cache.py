@@ -24,7 +24,10 @@ from apps.preferences.snapshots import DeviceSnapshot, RecipientSnapshot, channe
 
 TTL_S: Final = 86_400
 AWAY_S: Final = 1.0
-RECIPIENTS_PER_CALL: Final = 250
+LOADING_MS: Final = 200  # a process that announced a load and died holds nobody up for longer
+AWAIT_S: Final = 0.02
+POLL_S: Final = 0.004
+RECIPIENTS_PER_CALL: Final = 500
 VERSION_BYTES: Final = 8
 # Follows the version; raise it when a blob's layout changes, so that old and new processes ignore each other's.
 _FORMAT: Final = b"\x02"
@@ -90,9 +93,14 @@ def _keys(user_ids: Iterable[str]) -> list[str]:
 def read_snapshots(versions: Mapping[str, int]) -> dict[str, RecipientSnapshot]:
     """The cached snapshots of exactly these versions, by user id; what is missing is simply not there.
     One round trip. Never raises for Redis."""
+    found = _look_up(versions)
+    metrics.cache_lookup("preferences", len(found), len(versions) - len(found))
+    return found
+
+
+def _look_up(versions: Mapping[str, int]) -> dict[str, RecipientSnapshot]:
     blobs = _read_blobs(_keys(versions))
     if blobs is None:
-        metrics.cache_lookup("preferences", 0, len(versions))
         return {}
     found: dict[str, RecipientSnapshot] = {}
     pairs = iter(blobs)
@@ -101,7 +109,6 @@ def read_snapshots(versions: Mapping[str, int]) -> dict[str, RecipientSnapshot]:
             snapshot = _decode(user_id, version, preferences, devices)
             if snapshot is not None:
                 found[user_id] = snapshot
-    metrics.cache_lookup("preferences", len(found), len(versions) - len(found))
     return found
 
 
@@ -142,7 +149,7 @@ def _decode(user_id: str, version: int, preferences: bytes, devices: bytes) -> R
 
 
 def write_snapshots(snapshots: Collection[RecipientSnapshot]) -> None:
-    """Cache ``snapshots``, none over a later version. One round trip per 250 recipients. Never raises for Redis.
+    """Cache ``snapshots``, none over a later version. One round trip per 500 recipients. Never raises for Redis.
 
     A snapshot must come from committed data: call it outside a transaction that changes recipients."""
     if not snapshots or availability.is_away():
@@ -155,6 +162,31 @@ def write_snapshots(snapshots: Collection[RecipientSnapshot]) -> None:
             script(keys=_keys(snapshot.user_id for snapshot in chunk), args=[TTL_S, *blobs], client=connection)
     except (RedisError, OSError):
         availability.note_failure()
+
+
+def find_being_loaded(versions: Mapping[str, int]) -> list[str]:
+    """Announce that this process is about to load these recipients, and return those that another one had announced
+    already, at this version: they will be cached in a moment. One round trip. Never raises for Redis."""
+    if not versions or availability.is_away():
+        return []
+    try:
+        pipeline = _connection().pipeline(transaction=False)
+        for user_id, version in versions.items():
+            pipeline.set(f"load:{user_id}:{version}", b"", nx=True, px=LOADING_MS)
+        return [user_id for user_id, is_first in zip(versions, pipeline.execute(), strict=True) if not is_first]
+    except (RedisError, OSError):
+        availability.note_failure()
+        return []
+
+
+def await_snapshots(versions: Mapping[str, int]) -> dict[str, RecipientSnapshot]:
+    """Those of these snapshots that another process caches within 20 ms. Never raises for Redis."""
+    found: dict[str, RecipientSnapshot] = {}
+    deadline = time.monotonic() + AWAIT_S
+    while len(found) < len(versions) and time.monotonic() < deadline and not availability.is_away():
+        time.sleep(POLL_S)
+        found |= _look_up({user_id: version for user_id, version in versions.items() if user_id not in found})
+    return found
 
 
 def _encode_snapshot(snapshot: RecipientSnapshot) -> tuple[bytes, bytes]:

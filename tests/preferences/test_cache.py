@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from itertools import permutations
+from types import SimpleNamespace
 
 import pytest
 from django.db import connection
@@ -15,7 +16,7 @@ from pytest_django.fixtures import Settings
 from redis import Redis
 
 from apps.channels import Channel
-from apps.preferences import cache, selectors, services
+from apps.preferences import cache, flights, loading, selectors, services
 from apps.preferences.categories import DEFAULT_RULES
 from apps.preferences.policy import Action, Reason, decide
 from apps.preferences.snapshots import RecipientSnapshot
@@ -64,8 +65,8 @@ def test_cold_batch_takes_two_queries(django_assert_num_queries: DjangoAssertNum
 def test_blobs_live_a_day_under_the_agreed_keys_and_hold_nothing_in_clear(redis: Redis) -> None:
     RecipientFactory(user_id="u", email="annabel@example.com", phone="+15005550006", devices=["a-secret-token"])
     load_one()
-    assert {key.decode() for key in redis.scan_iter()} == {"pref:u", "tokens:u"}
-    for key in redis.scan_iter():
+    assert {key.decode() for key in redis.scan_iter() if not key.startswith(b"load:")} == {"pref:u", "tokens:u"}
+    for key in (b"pref:u", b"tokens:u"):
         assert 86_300 < redis.ttl(key) <= 86_400
         for secret in (b"annabel", b"5005550006", b"a-secret-token"):
             assert secret not in redis.get(key)
@@ -141,6 +142,136 @@ def test_batches_larger_than_one_script_call_are_cached_whole() -> None:
     assert len(cache.read_snapshots({f"u{n}": 1 for n in range(601)})) == 601
 
 
+# --- many at once -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """What is read from PostgreSQL: the real reads go on, each is noted."""
+    noted: list[list[str]] = []
+    real = loading._read_snapshots
+    monkeypatch.setattr(loading, "_read_snapshots", lambda user_ids: noted.append(user_ids) or real(user_ids))
+    return noted
+
+
+def in_threads(count: int, call: Callable[[], object]) -> list[object]:
+    """What ``call`` returns or raises in each of ``count`` threads that begin together."""
+    barrier, results = threading.Barrier(count), []
+
+    def run() -> None:
+        try:
+            barrier.wait(10)
+            results.append(call())
+        except Exception as error:
+            results.append(error)
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=run) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    return results
+
+
+@pytest.mark.django_db(transaction=True)
+def test_threads_that_miss_together_read_once(reads: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    RecipientFactory(user_id="u")
+    versions, count = read_versions("u"), 12
+    waiting = threading.Semaphore(0)
+    real_wait, real_read = flights.Flight.wait, loading._read_snapshots
+
+    def wait(flight: flights.Flight, timeout_s: float) -> object:
+        waiting.release()
+        return real_wait(flight, 30)
+
+    def read(user_ids: list[str]) -> object:
+        for _ in range(count - 1):  # until everybody else has missed and waits
+            assert waiting.acquire(timeout=30)
+        return real_read(user_ids)
+
+    monkeypatch.setattr(flights.Flight, "wait", wait)
+    monkeypatch.setattr(loading, "_read_snapshots", read)
+    snapshots = in_threads(count, lambda: selectors.load_snapshots(versions)["u"])
+    assert len(snapshots) == count
+    assert len(set(map(id, snapshots))) == 1
+    assert reads == [["u"]]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_read_that_fails_is_done_by_those_who_waited(monkeypatch: pytest.MonkeyPatch) -> None:
+    RecipientFactory(user_id="u")
+    versions, has_failed = read_versions("u"), threading.Event()
+    real = loading._read_snapshots
+
+    def fail_once(user_ids: list[str]) -> object:
+        if not has_failed.is_set():
+            has_failed.set()
+            raise RuntimeError("the first read fails")
+        return real(user_ids)
+
+    monkeypatch.setattr(loading, "_read_snapshots", fail_once)
+    results = in_threads(4, lambda: selectors.load_snapshots(versions)["u"].user_id)
+    assert sorted(map(str, results)) == ["the first read fails", "u", "u", "u"]
+    assert loading._flights._by_key == {}
+
+
+@pytest.mark.django_db
+def test_another_s_read_from_before_the_change_does_not_count(reads: list[list[str]]) -> None:
+    RecipientFactory(user_id="u")
+    (mine, _) = loading._flights.board(["u"])
+    old = loading._read_snapshots(["u"])
+    services.update_preferences(user_id="u", is_opted_out=True)
+    versions = read_versions("u")
+    _, others = loading._flights.board(["u"])
+    loading._flights.land(mine, old)
+    assert others["u"].wait(0) is old["u"]
+    reads.clear()
+    real_board = loading._flights.board
+    loading._flights.board = lambda keys: ([], others)  # a caller that missed while the old read was on its way
+    try:
+        assert selectors.load_snapshots(versions)["u"].is_opted_out
+    finally:
+        loading._flights.board = real_board
+    assert reads == [["u"]]
+
+
+@pytest.mark.django_db
+def test_read_that_another_process_has_begun_is_waited_for(
+    redis: Redis, reads: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    RecipientFactory(user_id="u")
+    versions = read_versions("u")
+    others = loading._read_snapshots(["u"])
+    reads.clear()
+    assert cache.find_being_loaded(versions) == []
+    # The other process writes while this one waits for the first time.
+    clock = SimpleNamespace(monotonic=time.monotonic, sleep=lambda _: cache.write_snapshots(others.values()))
+    monkeypatch.setattr(cache, "time", clock)
+    assert selectors.load_snapshots(versions) == others
+    assert reads == []
+
+
+@pytest.mark.django_db
+def test_read_that_another_process_has_begun_and_never_ends_costs_a_moment(reads: list[list[str]]) -> None:
+    RecipientFactory(user_id="u")
+    versions = read_versions("u")
+    assert cache.find_being_loaded(versions) == []
+    started = time.monotonic()
+    assert selectors.load_snapshots(versions)["u"].user_id == "u"
+    assert time.monotonic() - started < 0.5
+    assert reads == [["u"]]
+
+
+@pytest.mark.django_db
+def test_read_announced_for_an_older_version_holds_nobody_up(reads: list[list[str]]) -> None:
+    RecipientFactory(user_id="u")
+    cache.find_being_loaded(read_versions("u"))
+    services.update_preferences(user_id="u", is_opted_out=True)
+    assert cache.find_being_loaded(read_versions("u")) == []
+
+
 # --- the race ---------------------------------------------------------------------------------------------------------
 
 SLOW_READER = ("reader reads versions", "reader reads rows", "reader writes cache")
@@ -193,7 +324,7 @@ def _take(step: str, state: dict, capture_on_commit: Callable[..., object]) -> N
             state["reader's versions"] = read_versions("u")
         case "reader reads rows":
             # The two halves of load_snapshots, to put the others' steps between them.
-            state["read"] = selectors._read_snapshots(["u"])
+            state["read"] = loading._read_snapshots(["u"])
         case "reader writes cache":
             cache.write_snapshots(state["read"].values())
         case "opt-out is committed":
