@@ -12,9 +12,9 @@ from django.utils.html import format_html
 class LogEntryAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     """Every change made in the admin, newest first; nobody edits or deletes it."""
 
-    list_display = ("action_time", "user", "content_type", "thing", "what")
+    list_display = ("action_time", "user", "kind", "thing", "what")
     list_display_links = None
-    list_filter = ("action_flag", "content_type")
+    list_filter = ("action_flag", ("content_type", admin.RelatedOnlyFieldListFilter))
     list_select_related = ("user", "content_type")
     list_per_page = 50
     show_full_result_count = False
@@ -22,6 +22,10 @@ class LogEntryAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     ordering = ("-action_time", "-pk")
     search_fields = ("user__username", "object_repr", "change_message")
     search_help_text = "Who, what, or a word of the change"
+
+    @admin.display(description="kind", ordering="content_type")
+    def kind(self, entry: LogEntry) -> str:
+        return entry.content_type.name if entry.content_type else "–"
 
     @admin.display(description="object", ordering="object_repr")
     def thing(self, entry: LogEntry) -> str:
