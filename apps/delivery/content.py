@@ -85,7 +85,7 @@ class Content(msgspec.Struct, frozen=True, omit_defaults=True):
     def email_subject(self) -> str:
         """The subject: the title, or the beginning of the body where there is no title."""
         title = self.title if self.email.title is None else self.email.title
-        return title or " ".join(self.email_body.split())[:SUBJECT_MAX]
+        return title.strip() or " ".join(self.email_body.split())[:SUBJECT_MAX]
 
     @property
     def email_body(self) -> str:

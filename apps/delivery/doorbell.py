@@ -97,6 +97,16 @@ def _publish(task: str, args: list[object], queue: str) -> bool:
     return True
 
 
+def queue_depth(queue: str) -> int:
+    """How many doorbells hang in ``queue``; 0 where nobody knows (no such queue yet, no broker)."""
+    try:
+        with pools.connections[_connection()].acquire(block=True, timeout=_TIMEOUT_S) as connection:
+            return int(connection.default_channel.queue_declare(queue=queue, passive=True).message_count)
+    except Exception as error:
+        log.debug("queue_depth_unknown", queue=queue, error=type(error).__name__)
+        return 0
+
+
 @cache
 def _connection() -> Connection:
     """The broker with time-outs that suit a caller who waits, not a worker that listens; key of a pool of its own."""

@@ -1,6 +1,7 @@
 """Addresses and tokens that a provider declared dead are retired at once."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import structlog
@@ -8,24 +9,45 @@ import structlog
 from apps.channels import Channel
 from apps.delivery.outcomes import Claim
 from apps.preferences.services import deactivate_device, suppress_address
-from apps.providers.errors import InvalidRecipient, ProviderError
+from apps.providers.errors import InvalidRecipient
 
 log = structlog.get_logger("notify.delivery.hygiene")
 
 
-def retire_addresses(results: Sequence[tuple[Claim, str, ProviderError | None]], *, used_at: datetime) -> None:
-    """Switches off the device, or suppresses the address, of every (claim, user id, error) whose error says that the
-    recipient is invalid. ``used_at`` (aware) is when the addresses were read: one set since then is another one."""
-    for claim, user_id, error in results:
-        if not isinstance(error, InvalidRecipient):
-            continue
-        reason = f"{error.alias}: {error.code}"
-        if claim.device_id is not None:
-            dead_since = used_at
-            if error.dead_since_ms is not None:
-                dead_since = datetime.fromtimestamp(error.dead_since_ms / 1000, UTC)
-            deactivate_device(device_id=claim.device_id, dead_since=dead_since, reason=reason)
-        else:
-            channel = Channel(claim.channel)
-            suppress_address(channel=channel, user_id=user_id, source=error.alias, reason=reason, used_at=used_at)
-        log.info("address_retired", delivery_id=str(claim.id), provider=error.alias, code=error.code)
+@dataclass(frozen=True, slots=True)
+class DeadAddress:
+    """What a provider said about the address of a delivery. ``used_at`` (aware) is when the address was read: one set
+    since then is another one."""
+
+    claim: Claim
+    user_id: str
+    error: InvalidRecipient
+    used_at: datetime
+
+
+def retire_addresses(addresses: Iterable[DeadAddress]) -> None:
+    """Switches off the devices and suppresses the addresses. Never raises: what it serves has been sent and recorded,
+    and the provider will say so again."""
+    for dead in addresses:
+        try:
+            _retire(dead)
+        except Exception:
+            log.exception("address_not_retired", delivery_id=str(dead.claim.id), provider=dead.error.alias)
+
+
+def _retire(dead: DeadAddress) -> None:
+    reason = f"{dead.error.alias}: {dead.error.code}"
+    if dead.claim.device_id is not None:
+        dead_since = dead.used_at
+        if dead.error.dead_since_ms is not None:
+            dead_since = datetime.fromtimestamp(dead.error.dead_since_ms / 1000, UTC)
+        deactivate_device(device_id=dead.claim.device_id, dead_since=dead_since, reason=reason)
+    else:
+        suppress_address(
+            channel=Channel(dead.claim.channel),
+            user_id=dead.user_id,
+            source=dead.error.alias,
+            reason=reason,
+            used_at=dead.used_at,
+        )
+    log.info("address_retired", delivery_id=str(dead.claim.id), provider=dead.error.alias, code=dead.error.code)

@@ -6,7 +6,7 @@ the broker.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -16,7 +16,7 @@ import orjson
 import structlog
 from django.conf import settings
 from django.db import connection
-from django.db.utils import OperationalError
+from django.db.utils import DatabaseError, OperationalError
 from django.utils.crypto import salted_hmac
 from psycopg.errors import LockNotAvailable
 
@@ -90,6 +90,8 @@ def accept(order: Order, *, now: datetime) -> Answer:
     answered before."""
     if not order.is_dry_run and (replay := _find_answer(order)) is not None:
         return replay
+    if order.send_at is not None and order.send_at <= now:
+        order = replace(order, send_at=None)  # now is as soon as it can be
     _check_times(order, now)
     category = find_category(order.category)
     if category is None:
@@ -306,7 +308,7 @@ def _announce(
         if item.status is Status.QUEUED and (item.not_before is None or item.not_before <= now)
     ]
     if due and not ring_deliveries(due):
-        ring_soon([delivery_id for delivery_id, _, _ in due])
+        _ask_sweep([delivery_id for delivery_id, _, _ in due])
     for item in planned:
         metrics.accepted(item.channel.label, order.lane.label, 1)
         if item.status is Status.SUPPRESSED:
@@ -319,3 +321,10 @@ def _announce(
         lane=order.lane.label,
         deliveries=[f"{item.channel.label}:{reason_label(item.reason) or item.status.label}" for item in planned],
     )
+
+
+def _ask_sweep(ids: Sequence[UUID]) -> None:
+    try:
+        ring_soon(ids)
+    except DatabaseError as error:  # it was accepted; the sweep finds it after the grace period
+        log.warning("sweep_not_asked", error=type(error).__name__)

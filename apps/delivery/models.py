@@ -70,7 +70,7 @@ class Delivery(models.Model):
     reason = models.SmallIntegerField(default=0)
     provider = models.SmallIntegerField(null=True)
     attempts = models.SmallIntegerField(default=0)
-    fence = models.SmallIntegerField(default=0)
+    fence = models.IntegerField(default=0)
     lapses = models.SmallIntegerField(default=0)
     provider_message_id = models.TextField(null=True)
     error_code = models.TextField(null=True)
@@ -97,7 +97,7 @@ class Attempt(models.Model):
 
     pk = models.CompositePrimaryKey("delivery_id", "fence", "provider")
     delivery_id = models.UUIDField()
-    fence = models.SmallIntegerField()
+    fence = models.IntegerField()
     at = models.DateTimeField()
     latency_ms = models.IntegerField()
     provider = models.SmallIntegerField()

@@ -5,7 +5,7 @@ A claim gives a worker the row until its lease runs out and raises the row's ``f
 fence it was claimed with.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
@@ -99,7 +99,7 @@ SET status = CASE WHEN d.status = 2 THEN o.status ELSE d.status END,
     sent_at = CASE WHEN o.status = 3 THEN COALESCE(d.sent_at, now()) ELSE d.sent_at END,
     next_attempt_at = CASE WHEN d.status = 2 THEN now() + make_interval(secs => o.delay_s) END,
     ring_at = CASE WHEN d.status = 2 THEN now() + make_interval(secs => o.delay_s) END
-FROM unnest(%(ids)s::uuid[], %(fences)s::smallint[], %(statuses)s::smallint[], %(reasons)s::smallint[],
+FROM unnest(%(ids)s::uuid[], %(fences)s::int[], %(statuses)s::smallint[], %(reasons)s::smallint[],
             %(tried)s::smallint[], %(providers)s::smallint[], %(message_ids)s::text[], %(codes)s::text[],
             %(delays)s::float8[])
      AS o(id, fence, status, reason, tried, provider, message_id, code, delay_s)
@@ -109,7 +109,7 @@ RETURNING d.id
 _RECORD_ATTEMPTS = """
 INSERT INTO attempt (delivery_id, fence, at, latency_ms, provider, outcome, code, message)
 SELECT id, fence, now(), latency_ms, provider, outcome, code, message
-FROM unnest(%s::uuid[], %s::smallint[], %s::int[], %s::smallint[], %s::smallint[], %s::text[], %s::text[])
+FROM unnest(%s::uuid[], %s::int[], %s::int[], %s::smallint[], %s::smallint[], %s::text[], %s::text[])
      AS a(id, fence, latency_ms, provider, outcome, code, message)
 ON CONFLICT DO NOTHING
 """
@@ -169,15 +169,21 @@ def _record_attempts(outcomes: Sequence[Outcome]) -> None:
 
 
 def cancel_deliveries(notification_id: UUID) -> int:
-    """Cancels what of a notification has not left; returns how many deliveries that were."""
+    """Cancels what of a notification has not left; returns how many deliveries that were. One whose last call had no
+    answer may have left: it is not tried again, and stands as unknown."""
     low, high = delivery_range(notification_id)
     with connection.cursor() as cursor:
         cursor.execute(
-            "UPDATE delivery SET status = %s, reason = %s, next_attempt_at = NULL, ring_at = NULL "
-            "WHERE id BETWEEN %s AND %s AND status = %s",
-            [Status.CANCELLED, Reason.CANCELLED_BY_CLIENT, low, high, Status.QUEUED],
-        )
-        return int(cursor.rowcount)
+            "UPDATE delivery SET status = CASE WHEN reason = %s THEN %s ELSE %s END, "
+            "reason = CASE WHEN reason = %s THEN %s ELSE %s END, next_attempt_at = NULL, ring_at = NULL "
+            "WHERE id BETWEEN %s AND %s AND status = %s RETURNING status",
+            [
+                Reason.RETRY_AFTER_UNKNOWN, Status.UNKNOWN, Status.CANCELLED,
+                Reason.RETRY_AFTER_UNKNOWN, Reason.NO_ANSWER, Reason.CANCELLED_BY_CLIENT,
+                low, high, Status.QUEUED,
+            ],
+        )  # fmt: skip
+        return sum(1 for (status,) in cursor.fetchall() if status == Status.CANCELLED)
 
 
 # Only what is still dead: a late receipt may have brought it to life, another replay may have been faster.
@@ -229,25 +235,40 @@ class ReceiptRule:
     reason: int = 0
 
 
-# Forward only. `queued` is a source only after a call (attempts > 0): a retry that the receipt makes unnecessary.
+# Forward only. What has not been sent, as far as we know, moves only if there was a call at all: one without an answer,
+# whose receipt makes a retry unnecessary or a cancellation untrue.
 RECEIPT_RULES: dict[ReceiptKind, ReceiptRule] = {
     ReceiptKind.ACCEPTED: ReceiptRule((Status.UNKNOWN,), Status.SENT),
     ReceiptKind.DELIVERED: ReceiptRule(
-        (Status.QUEUED, Status.SENDING, Status.SENT, Status.UNKNOWN, Status.DEAD), Status.DELIVERED
+        (
+            Status.QUEUED,
+            Status.SENDING,
+            Status.SENT,
+            Status.UNKNOWN,
+            Status.DEAD,
+            Status.CANCELLED,
+            Status.EXPIRED,
+            Status.SUPPRESSED,
+        ),
+        Status.DELIVERED,
     ),
-    ReceiptKind.FAILED: ReceiptRule(
-        (Status.SENDING, Status.SENT, Status.UNKNOWN), Status.FAILED, Reason.PROVIDER_REFUSED
-    ),
-    ReceiptKind.BOUNCED: ReceiptRule((Status.SENDING, Status.SENT, Status.UNKNOWN), Status.BOUNCED, Reason.BOUNCED),
+    ReceiptKind.FAILED: ReceiptRule((Status.SENT, Status.UNKNOWN), Status.FAILED, Reason.PROVIDER_REFUSED),
+    ReceiptKind.BOUNCED: ReceiptRule((Status.SENT, Status.UNKNOWN), Status.BOUNCED, Reason.BOUNCED),
 }
+# These say that a call failed; while another may be under way they wait for its record.
+WAITING_KINDS = (ReceiptKind.FAILED, ReceiptKind.BOUNCED)
 
 _APPLY = """
 WITH picked AS MATERIALIZED (
     SELECT d.id, r.occurred_at, r.code
     FROM delivery d
-    JOIN unnest(%(ids)s::uuid[], %(times)s::timestamptz[], %(codes)s::text[]) AS r(id, occurred_at, code) ON d.id = r.id
+    JOIN unnest(%(ids)s::uuid[], %(times)s::timestamptz[], %(codes)s::text[], %(message_ids)s::text[])
+         AS r(id, occurred_at, code, message_id) ON d.id = r.id
     WHERE d.id BETWEEN %(low)s AND %(high)s AND d.status = ANY(%(sources)s::smallint[])
-      AND (d.status <> 1 OR d.provider IS NOT NULL)
+      AND (d.status NOT IN (1, 7, 8, 9) OR d.provider IS NOT NULL)
+      -- A failure of an earlier attempt says nothing about the one that was sent. (SendGrid's ids grow a suffix.)
+      AND (%(target)s = 4 OR r.message_id IS NULL OR d.provider_message_id IS NULL
+           OR starts_with(r.message_id, d.provider_message_id))
     ORDER BY d.id
     FOR UPDATE OF d
 )
@@ -277,13 +298,34 @@ class Moved(NamedTuple):
     delivered_at: datetime | None
 
 
-def apply_receipts(kind: ReceiptKind, receipts: Sequence[tuple[UUID, datetime, str]]) -> list[Moved]:
-    """Applies receipts of one kind, given as (delivery id, when it occurred, provider's code); returns the deliveries
-    they moved. Rows that stand further ahead already are left alone."""
+class ReceiptFact(NamedTuple):
+    """What a receipt says: of which delivery, when it occurred, the provider's code and name of the message."""
+
+    delivery_id: UUID
+    occurred_at: datetime
+    code: str
+    provider_message_id: str | None
+
+
+def select_under_way(ids: Collection[UUID]) -> set[UUID]:
+    """Those of ``ids`` that a worker is sending just now."""
+    if not ids:
+        return set()
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT id FROM delivery WHERE id = ANY(%s::uuid[]) AND id BETWEEN %s AND %s AND status = %s",
+            [list(ids), min(ids), max(ids), Status.SENDING],
+        )
+        return {row[0] for row in cursor.fetchall()}
+
+
+def apply_receipts(kind: ReceiptKind, receipts: Sequence[ReceiptFact]) -> list[Moved]:
+    """Applies receipts of one kind; returns the deliveries they moved. Rows that stand further ahead already are left
+    alone."""
     rule = RECEIPT_RULES.get(kind)
     if rule is None or not receipts:
         return []
-    unique = {receipt[0]: receipt for receipt in receipts}
+    unique = {receipt.delivery_id: receipt for receipt in receipts}
     with connection.cursor() as cursor:
         cursor.execute(
             _APPLY,
@@ -291,8 +333,9 @@ def apply_receipts(kind: ReceiptKind, receipts: Sequence[tuple[UUID, datetime, s
                 "ids": list(unique),
                 "low": min(unique),
                 "high": max(unique),
-                "times": [occurred_at for _, occurred_at, _ in unique.values()],
-                "codes": [_text(code, 64) for _, _, code in unique.values()],
+                "times": [receipt.occurred_at for receipt in unique.values()],
+                "codes": [_text(receipt.code, 64) for receipt in unique.values()],
+                "message_ids": [receipt.provider_message_id for receipt in unique.values()],
                 "sources": [int(status) for status in rule.sources],
                 "target": int(rule.target),
                 "reason": int(rule.reason),

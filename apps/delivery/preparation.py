@@ -23,8 +23,6 @@ from apps.preferences.selectors import (
     select_versions,
 )
 
-MAX_LAPSES = 10  # a row whose worker died this often is what kills them
-
 
 @dataclass(frozen=True, slots=True)
 class Parcel:
@@ -54,7 +52,7 @@ def prepare(
     for claim in claims:
         notification = notifications.get(notification_id_of(claim.id))
         prepared = (
-            _dead(claim, "the notification's row is gone")
+            dead(claim, "the notification's row is gone")
             if notification is None
             else _prepare_one(
                 claim,
@@ -128,8 +126,6 @@ def _prepare_one(
     now: datetime,
 ) -> Outcome | Parcel:
     """The last word before the provider: is it still worth sending, still allowed, still possible?"""
-    if claim.lapses >= MAX_LAPSES:
-        return _dead(claim, f"{MAX_LAPSES} workers died over it")
     if notification.expires_at is not None and notification.expires_at <= now:
         return Outcome(claim, Status.EXPIRED, Reason.EXPIRED)
     if snapshot is None:
@@ -142,7 +138,7 @@ def _prepare_one(
         return Outcome(claim, Status.SUPPRESSED, PolicyReason.NO_ADDRESS)
     content = _content_of(notification, contents)
     if content is None:
-        return _dead(claim, "the stored content cannot be read")
+        return dead(claim, "the stored content cannot be read")
     platform = next((device.platform for device in snapshot.devices if device.id == claim.device_id), "")
     return Parcel(claim, notification, snapshot, category, content, address, _ttl_s(notification, now), platform)
 
@@ -162,6 +158,7 @@ def _ttl_s(notification: NotificationRow, now: datetime) -> int | None:
     return max(1, int((notification.expires_at - now).total_seconds()))
 
 
-def _dead(claim: Claim, why: str) -> Outcome:
+def dead(claim: Claim, why: str) -> Outcome:
+    """The outcome of a row that cannot be processed at all."""
     call = FailedCall(AttemptOutcome.BUG, "poison", why)
     return Outcome(claim, Status.DEAD, Reason.POISON, has_tried=True, failed_calls=(call,))

@@ -8,13 +8,14 @@ from uuid import UUID
 
 import structlog
 from django.db import connection, transaction
+from django.db.utils import InterfaceError, OperationalError
 
 from apps import metrics
 from apps.channels import Channel, Lane
 from apps.delivery.doorbell import ring_receipts
 from apps.delivery.ids import notification_id_of, time_of
 from apps.delivery.inbound import take_inbound
-from apps.delivery.outcomes import Moved, apply_receipts
+from apps.delivery.outcomes import WAITING_KINDS, Moved, ReceiptFact, apply_receipts, select_under_way
 from apps.delivery.selectors import select_notifications
 from apps.delivery.statuses import Status
 from apps.delivery.wording import provider_alias
@@ -37,8 +38,8 @@ FROM unnest(%(delivery_ids)s::uuid[], %(times)s::timestamptz[], %(kinds)s::small
 ON CONFLICT (provider, event_id) DO NOTHING
 """
 _PEEK = """
-SELECT id, delivery_id, occurred_at, provider, kind, code FROM receipt_event
-WHERE applied_at IS NULL ORDER BY id LIMIT %s
+SELECT id, delivery_id, occurred_at, provider, kind, code, provider_message_id FROM receipt_event
+WHERE applied_at IS NULL AND id > %s ORDER BY id LIMIT %s
 """
 _TAKE = """
 WITH taken AS MATERIALIZED (
@@ -56,6 +57,7 @@ class _Event(NamedTuple):
     provider: int
     kind: int
     code: str
+    provider_message_id: str | None
 
 
 def take_webhook(alias: str, call: WebhookCall, *, now: datetime) -> int:
@@ -107,21 +109,29 @@ def _uuid(text: str | None) -> UUID | None:
 
 
 def apply_pending() -> int:
-    """Applies everything in the inbox, batch by batch; returns how many events. Safe to run several times at once."""
+    """Applies what lies in the inbox, batch by batch; returns how many events. Safe to run several times at once."""
     applied = 0
-    while True:
-        count = _apply_batch()
-        applied += count
-        if count == 0:
-            return applied
+    last = 0
+    while events := _peek(after=last):
+        last = events[-1].id
+        applied += _apply_batch(_without_parked(events))
+    return applied
 
 
-def _apply_batch() -> int:
+def _peek(*, after: int) -> list[_Event]:
     with connection.cursor() as cursor:
-        cursor.execute(_PEEK, [BATCH_SIZE])
-        events = [_Event(*row) for row in cursor.fetchall()]
-    if not events:
-        return 0
+        cursor.execute(_PEEK, [after, BATCH_SIZE])
+        return [_Event(*row) for row in cursor.fetchall()]
+
+
+def _without_parked(events: Sequence[_Event]) -> list[_Event]:
+    """Leaves out what must wait for the record of a call that is under way; the sweep rings for it again."""
+    waiting = {event.delivery_id for event in events if event.kind in WAITING_KINDS and event.delivery_id}
+    under_way = select_under_way(waiting)
+    return [event for event in events if not (event.kind in WAITING_KINDS and event.delivery_id in under_way)]
+
+
+def _apply_batch(events: Sequence[_Event]) -> int:
     # Before the events count as applied: should this worker die in between, the next one suppresses again.
     _suppress(events)
     with transaction.atomic():
@@ -134,37 +144,49 @@ def _apply_batch() -> int:
         matched = [event.id for event in events if event.delivery_id in moved_ids]
         with connection.cursor() as cursor:
             cursor.execute("UPDATE receipt_event SET is_matched = true WHERE id = ANY(%s)", [matched])
-    _report(events, moved)
+    if events:
+        _report(events, moved)
     return len(events)
 
 
 def _apply(events: Sequence[_Event]) -> list[Moved]:
-    by_kind: dict[ReceiptKind, list[tuple[UUID, datetime, str]]] = defaultdict(list)
+    by_kind: dict[int, list[ReceiptFact]] = defaultdict(list)
     for event in events:
         if event.delivery_id is not None:
-            by_kind[ReceiptKind(event.kind)].append((event.delivery_id, event.occurred_at, event.code))
-    return [row for kind in sorted(by_kind) for row in apply_receipts(kind, by_kind[kind])]
+            fact = ReceiptFact(event.delivery_id, event.occurred_at, event.code, event.provider_message_id)
+            by_kind[event.kind].append(fact)
+    known = [kind for kind in ReceiptKind if kind in by_kind]
+    return [row for kind in known for row in apply_receipts(kind, by_kind[kind])]
 
 
 def _suppress(events: Sequence[_Event]) -> None:
     """Hard bounces and complaints retire the address at once, for every later notification."""
-    fatal = [event for event in events if event.kind in _SUPPRESSING and event.delivery_id is not None]
-    ids = {notification_id_of(event.delivery_id) for event in fatal if event.delivery_id}
-    notifications = select_notifications(ids)
-    for event in fatal:
-        assert event.delivery_id is not None
-        notification = notifications.get(notification_id_of(event.delivery_id))
-        if notification is None:
-            continue
+    fatal = [(event, event.delivery_id) for event in events if event.kind in _SUPPRESSING and event.delivery_id]
+    notifications = select_notifications({notification_id_of(delivery_id) for _, delivery_id in fatal})
+    for event, delivery_id in fatal:
+        notification = notifications.get(notification_id_of(delivery_id))
+        if notification is not None:
+            _suppress_one(event, delivery_id, notification.user_id)
+
+
+def _suppress_one(event: _Event, delivery_id: UUID, user_id: str) -> None:
+    kind = ReceiptKind(event.kind).name.lower()
+    try:
         provider = provider_by_id(event.provider)
-        kind = ReceiptKind(event.kind).name.lower()
+        if provider.channel is Channel.PUSH:
+            return
         suppress_address(
             channel=provider.channel,
-            user_id=notification.user_id,
+            user_id=user_id,
             source=provider.alias,
             reason=f"{kind} {event.code}".strip(),
-            used_at=time_of(event.delivery_id),
+            used_at=time_of(delivery_id),
         )
+    except (OperationalError, InterfaceError):
+        raise  # the database is away: the whole batch is tried again
+    except Exception:
+        # One bad event, of a provider no longer in the settings for instance, must not hold up all the others.
+        log.exception("receipt_not_obeyed", event_id=event.id, provider=event.provider, kind=kind)
 
 
 def _report(events: Sequence[_Event], moved: Sequence[Moved]) -> None:

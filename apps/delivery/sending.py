@@ -8,7 +8,7 @@ import random
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from django.conf import settings
@@ -16,21 +16,23 @@ from django.conf import settings
 from apps import metrics
 from apps.channels import Channel, Lane
 from apps.delivery.content import Envelope, to_message
-from apps.delivery.hygiene import retire_addresses
+from apps.delivery.hygiene import DeadAddress
+from apps.delivery.ids import time_of
 from apps.delivery.outcomes import FailedCall, Outcome
 from apps.delivery.preparation import Parcel
-from apps.delivery.retry import RetryPolicy, decide_retry, outcome_of
-from apps.delivery.statuses import Reason, Status
+from apps.delivery.retry import History, RetryPolicy, decide_retry, decide_wait, outcome_of
+from apps.delivery.statuses import Status
 from apps.preferences import unsubscribe
 from apps.providers import breaker, bulkhead, quotas
 from apps.providers.bulkhead import Place
-from apps.providers.errors import ProviderError, TransientError
+from apps.providers.errors import InvalidRecipient, NotSent, ProviderError, TransientError
 from apps.providers.gateway import send_messages
 from apps.providers.messages import Message, Result
 from apps.providers.receipts import ack_token
 from apps.providers.registry import Provider
 from apps.providers.routing import plan
 
+KEPT_CALLS = 20  # claims of a delivery whose failed calls are kept: it may be put off for hours
 UNROUTED_DELAY_S = 60.0  # until somebody configures a provider
 
 
@@ -47,41 +49,89 @@ class _Journey:
 
 def retry_policy() -> RetryPolicy:
     return RetryPolicy(
-        settings.DELIVERY_MAX_ATTEMPTS, settings.DELIVERY_BACKOFF_BASE_S, settings.DELIVERY_BACKOFF_MAX_S
+        settings.DELIVERY_MAX_ATTEMPTS,
+        settings.DELIVERY_BACKOFF_BASE_S,
+        settings.DELIVERY_BACKOFF_MAX_S,
+        max_age_s=settings.DELIVERY_MAX_AGE_S,
     )
 
 
-def send(parcels: Sequence[Parcel], read_at: datetime) -> list[Outcome]:
-    """Sends ``parcels``; one outcome each. ``read_at`` (aware) is when their addresses were read."""
-    routes: dict[tuple[Provider, ...], list[_Journey]] = defaultdict(list)
-    for parcel in parcels:
-        key = f"{parcel.claim.id}:{parcel.claim.attempts}"
-        channel = Channel(parcel.claim.channel)
-        route = plan(channel, platform=parcel.platform, address=parcel.address, key=key)
-        routes[route].append(_Journey(parcel))
-    return [outcome for route, journeys in routes.items() for outcome in _travel(route, journeys, read_at)]
+class Sending:
+    """A batch on its way. ``outcomes`` grows as providers answer, and holds what is settled even if something breaks
+    later: what a provider accepted must be recorded. ``dead_addresses`` is what they said about recipients."""
 
+    def __init__(self, read_at: datetime) -> None:
+        self.outcomes: list[Outcome] = []
+        self.dead_addresses: list[DeadAddress] = []
+        self._read_at = read_at
 
-def _travel(route: tuple[Provider, ...], journeys: list[_Journey], read_at: datetime) -> list[Outcome]:
-    outcomes: list[Outcome] = []
-    waiting = journeys
-    for position, provider in enumerate(route):
-        if not waiting:
-            break
-        if position > 0:
-            metrics.failed_over(provider.channel.label, provider.alias, len(waiting))
-        with bulkhead.place(provider.alias) as place:
-            if place is not Place.FREE:
-                if place is Place.STUCK:
-                    breaker.report(provider.alias, successes=0, failures=1)
-                for journey in waiting:
-                    _wait(journey, bulkhead.RETRY_AFTER_S)
+    def run(self, parcels: Sequence[Parcel]) -> None:
+        """Sends ``parcels``; afterwards there is one outcome for each."""
+        routes: dict[tuple[Provider, ...], list[_Journey]] = defaultdict(list)
+        for parcel in parcels:
+            key = f"{parcel.claim.id}:{parcel.claim.attempts}"
+            channel = Channel(parcel.claim.channel)
+            route = plan(channel, platform=parcel.platform, address=parcel.address, key=key)
+            routes[route].append(_Journey(parcel))
+        for route, journeys in routes.items():
+            self._travel(route, journeys)
+
+    def _travel(self, route: tuple[Provider, ...], journeys: list[_Journey]) -> None:
+        waiting = journeys
+        for position, provider in enumerate(route):
+            if not waiting:
+                return
+            if position > 0:
+                metrics.failed_over(provider.channel.label, provider.alias, len(waiting))
+            with bulkhead.place(provider.alias) as place:
+                if place is not Place.FREE:
+                    if place is Place.STUCK:
+                        breaker.report(provider.alias, successes=0, failures=1)
+                    for journey in waiting:
+                        _wait(journey, bulkhead.RETRY_AFTER_S)
+                    continue
+                taken, waiting = _admit(provider, waiting)
+                waiting += self._call(provider, taken)
+        self.outcomes += [_conclude(journey, has_route=bool(route)) for journey in waiting]
+
+    def _call(self, provider: Provider, taken: "_Taken") -> list[_Journey]:
+        """Sends to one provider; returns the journeys that may go on to the next."""
+        if not taken.journeys:
+            if taken.is_probe:  # a probe that is not reported would keep the next one waiting
+                breaker.report(provider.alias, 0, 0, was_probe=True)
+            return []
+        messages = [_message(journey.parcel, provider, self._read_at) for journey in taken.journeys]
+        started = time.perf_counter()
+        results: list[Result] = []
+        try:
+            results = send_messages(provider, messages)
+            again = self._settle(provider, taken.journeys, results)
+        finally:
+            tally = breaker.tally(results)
+            breaker.report(provider.alias, tally.successes, tally.failures, was_probe=taken.is_probe)
+        quotas.obey(provider.alias, results)
+        metrics.provider_call(provider.alias, time.perf_counter() - started)
+        _count_results(provider, results)
+        return again
+
+    def _settle(self, provider: Provider, journeys: Sequence[_Journey], results: Sequence[Result]) -> list[_Journey]:
+        by_id = {result.delivery_id: result for result in results}
+        again: list[_Journey] = []
+        for journey in journeys:
+            result = by_id[str(journey.parcel.claim.id)]
+            if result.error is None:
+                self.outcomes.append(_sent(journey, provider, result))
                 continue
-            taken, waiting = _admit(provider, waiting)
-            done, again = _call(provider, taken.journeys, taken.is_probe, read_at)
-        outcomes += done
-        waiting += again
-    return outcomes + [_conclude(journey, has_route=bool(route)) for journey in waiting]
+            _note_failure(journey, provider, result, result.error)
+            if isinstance(result.error, InvalidRecipient):
+                self.dead_addresses.append(
+                    DeadAddress(journey.parcel.claim, journey.parcel.notification.user_id, result.error, self._read_at)
+                )
+            if isinstance(result.error, TransientError):
+                again.append(journey)
+            else:
+                self.outcomes.append(_conclude(journey))
+        return again
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,40 +156,6 @@ def _admit(provider: Provider, waiting: list[_Journey]) -> tuple[_Taken, list[_J
 
 def _wait(journey: _Journey, delay_s: float) -> None:
     journey.delay_s = delay_s if journey.delay_s is None else min(journey.delay_s, delay_s)
-
-
-def _call(
-    provider: Provider, journeys: list[_Journey], is_probe: bool, read_at: datetime
-) -> tuple[list[Outcome], list[_Journey]]:
-    """Sends to one provider; returns the outcomes of what is settled and the journeys that may go on to the next."""
-    results: list[Result] = []
-    try:
-        if journeys:
-            started = time.perf_counter()
-            results = send_messages(provider, [_message(journey.parcel, provider, read_at) for journey in journeys])
-            metrics.provider_call(provider.alias, time.perf_counter() - started)
-    finally:
-        if journeys or is_probe:  # a probe that is not reported would keep the next one waiting
-            tally = breaker.tally(results)
-            breaker.report(provider.alias, tally.successes, tally.failures, was_probe=is_probe)
-    quotas.obey(provider.alias, results)
-    _count_results(provider, results)
-    by_id = {result.delivery_id: result for result in results}
-    settled: list[Outcome] = []
-    again: list[_Journey] = []
-    for journey in journeys:
-        result = by_id[str(journey.parcel.claim.id)]
-        if result.error is None:
-            settled.append(_sent(journey, provider, result))
-            continue
-        _note_failure(journey, provider, result, result.error)
-        if isinstance(result.error, TransientError):
-            again.append(journey)
-        else:
-            settled.append(_conclude(journey))
-    claims = [(journey.parcel.claim, journey.parcel.notification.user_id) for journey in journeys]
-    retire_addresses([(claim, user, by_id[str(claim.id)].error) for claim, user in claims], used_at=read_at)
-    return settled, again
 
 
 def _message(parcel: Parcel, provider: Provider, read_at: datetime) -> Message:
@@ -184,21 +200,27 @@ def _sent(journey: _Journey, provider: Provider, result: Result) -> Outcome:
 
 def _conclude(journey: _Journey, *, has_route: bool = True) -> Outcome:
     """The outcome of a parcel that no provider accepted."""
-    claim = journey.parcel.claim
-    if journey.last_error is None or journey.last_provider is None:
-        delay_s = UNROUTED_DELAY_S if not has_route or journey.delay_s is None else journey.delay_s
-        return Outcome(claim, Status.QUEUED, Reason.PROVIDER_UNAVAILABLE, delay_s=delay_s)
+    claim, notification = journey.parcel.claim, journey.parcel.notification
+    due_at = notification.send_at or time_of(claim.id)
+    uses_attempt = journey.last_error is not None and not isinstance(journey.last_error, NotSent)
+    history = History(claim.attempts + uses_attempt, claim.fence, time.time() - due_at.timestamp())
     chance = random.random()  # noqa: S311 - jitter, not a secret
-    may_double = journey.parcel.category.retries_unknown
-    decision = decide_retry(journey.last_error, claim.attempts + 1, retry_policy(), chance, may_double=may_double)
+    if journey.last_error is None:
+        decision = decide_wait(None, history, retry_policy(), chance)
+        if decision.delay_s is not None:
+            wished_s = UNROUTED_DELAY_S if not has_route else journey.delay_s
+            decision = replace(decision, delay_s=decision.delay_s if wished_s is None else wished_s)
+    else:
+        may_double = journey.parcel.category.retries_unknown
+        decision = decide_retry(journey.last_error, history, retry_policy(), chance, may_double=may_double)
     return Outcome(
         claim,
         decision.status,
         decision.reason,
-        has_tried=True,
-        provider_id=journey.last_provider.id,
+        has_tried=decision.uses_attempt,
+        provider_id=journey.last_provider.id if journey.last_provider and decision.uses_attempt else None,
         delay_s=decision.delay_s,
-        failed_calls=tuple(journey.failed_calls),
+        failed_calls=tuple(journey.failed_calls) if claim.fence <= KEPT_CALLS else (),
     )
 
 

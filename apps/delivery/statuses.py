@@ -45,6 +45,7 @@ class Reason(IntEnum):
     NO_ANSWER = 111
     BOUNCED = 112
     REPLAYED = 113
+    WAITED_TOO_LONG = 114
 
     @property
     def label(self) -> str:
@@ -64,6 +65,7 @@ EXPLANATIONS: dict[Reason, str] = {
     Reason.RETRY_AFTER_UNKNOWN: "The provider did not answer the last attempt; the next one is scheduled.",
     Reason.PROVIDER_UNAVAILABLE: "No provider is available just now; waiting costs no attempt.",
     Reason.NO_ANSWER: "The request left and no answer ever came; it may have arrived.",
+    Reason.WAITED_TOO_LONG: "No provider could be given the message for too long; mend the cause, then replay it.",
     Reason.REPLAYED: "Was dead and is being tried anew.",
     Reason.BOUNCED: "The address does not exist (hard bounce); it will not be used again.",
 }

@@ -12,9 +12,12 @@ import structlog
 from django.db import connection
 
 from apps import metrics
-from apps.delivery.doorbell import ring_deliveries, ring_receipts
+from apps.channels import Channel, Lane
+from apps.delivery.doorbell import queue_depth, ring_deliveries, ring_receipts
+from apps.delivery.queues import delivery_queue
 
 RING_AGAIN_S = 30.0
+MAX_DOORBELLS = 200  # of one queue: up to 100,000 rows
 BATCH_SIZE = 5_000
 MAX_BATCHES = 10
 HEARTBEAT = "sweep"
@@ -24,7 +27,7 @@ log = structlog.get_logger("notify.delivery.sweep")
 _STAMP = """
 WITH due AS MATERIALIZED (
     SELECT id FROM delivery
-    WHERE ring_at <= now() AND lane = %(lane)s
+    WHERE ring_at <= now() AND lane = %(lane)s AND channel = ANY(%(channels)s::smallint[])
     ORDER BY ring_at
     LIMIT %(limit)s
     FOR UPDATE SKIP LOCKED
@@ -41,7 +44,7 @@ WHERE id = ANY(%(ids)s::uuid[]) AND id BETWEEN %(low)s AND %(high)s AND ring_at 
 
 def sweep() -> int:
     """Rings for everything that is due, up to a bound per lane; returns how many rows. Safe to run twice at once."""
-    rung = sum(_sweep_lane(lane) for lane in (1, 2))
+    rung = sum(_sweep_lane(lane) for lane in Lane)
     if _has_pending_receipts():
         ring_receipts()
     _beat()
@@ -57,10 +60,14 @@ def ring_soon(ids: Sequence[UUID]) -> None:
         cursor.execute(_RING_SOON, {"ids": list(ids), "low": min(ids), "high": max(ids)})
 
 
-def _sweep_lane(lane: int) -> int:
+def _sweep_lane(lane: Lane) -> int:
+    # Where many doorbells hang already, more of them help nobody and may fill the broker.
+    channels = [channel for channel in Channel if queue_depth(delivery_queue(channel, lane)) < MAX_DOORBELLS]
+    if not channels:
+        return 0
     rung = 0
     for _ in range(MAX_BATCHES):
-        rows = _stamp(lane)
+        rows = _stamp(lane, channels)
         if rows and not ring_deliveries(rows):
             ring_soon([row[0] for row in rows])
             break
@@ -70,9 +77,17 @@ def _sweep_lane(lane: int) -> int:
     return rung
 
 
-def _stamp(lane: int) -> list[tuple[UUID, int, int]]:
+def _stamp(lane: Lane, channels: Sequence[Channel]) -> list[tuple[UUID, int, int]]:
     with connection.cursor() as cursor:
-        cursor.execute(_STAMP, {"lane": lane, "limit": BATCH_SIZE, "again_s": RING_AGAIN_S})
+        cursor.execute(
+            _STAMP,
+            {
+                "lane": int(lane),
+                "channels": [int(channel) for channel in channels],
+                "limit": BATCH_SIZE,
+                "again_s": RING_AGAIN_S,
+            },
+        )
         return list(cursor.fetchall())
 
 

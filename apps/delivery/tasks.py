@@ -4,9 +4,8 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from celery import shared_task
-from django.conf import settings
 
-from apps.delivery import dispatch, intake, partitions, receipts, sweep
+from apps.delivery import dispatch, maintenance, receipts, sweep
 
 
 @shared_task(name="notify.deliver")
@@ -29,9 +28,5 @@ def sweep_due() -> None:
 
 @shared_task(name="notify.maintain")
 def maintain() -> None:
-    """Makes and drops partitions; forgets old idempotency keys and receipts."""
-    today = datetime.now(UTC).date()
-    partitions.ensure_partitions(today=today)
-    partitions.drop_old_partitions(today=today, retention_days=settings.DELIVERY_RETENTION_DAYS)
-    intake.forget_idempotency_keys(retention_days=settings.IDEMPOTENCY_RETENTION_DAYS)
-    receipts.forget_applied(retention_days=settings.DELIVERY_RETENTION_DAYS)
+    """Makes and drops partitions; forgets what is old."""
+    maintenance.run(now=datetime.now(UTC))

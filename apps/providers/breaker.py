@@ -33,7 +33,7 @@ from pybreaker import (
 )
 
 from apps.providers.breaker_store import BreakerStore, Operation, Times, View
-from apps.providers.errors import BatchRejected, OutcomeUnknown, RateLimited, TransientError
+from apps.providers.errors import BatchRejected, NotStarted, OutcomeUnknown, RateLimited, TransientError
 from apps.providers.messages import Result
 from apps.providers.models import ForcedState
 from apps.providers.orders import orders
@@ -93,7 +93,7 @@ def tally(results: Sequence[Result]) -> Tally:
     """Count ``results`` of one ``send_messages`` for ``report``.
 
     A refused message or recipient is a success of the provider's health; being throttled (the quotas' affair) and
-    being refused in company say nothing, nor does what was never sent because no provider could take it. A request
+    being refused in company say nothing, nor does what never had its turn. A request
     that carried many messages counts ``COUNTED_PER_CALL`` times at most."""
     successes: Counter[str | int] = Counter()
     failures: Counter[int] = Counter()
@@ -101,7 +101,7 @@ def tally(results: Sequence[Result]) -> Tally:
         error = result.error
         if error is None:
             successes[result.provider_message_id or result.delivery_id] += 1
-        elif isinstance(error, RateLimited | BatchRejected):
+        elif isinstance(error, RateLimited | BatchRejected | NotStarted):
             continue
         elif isinstance(error, TransientError | OutcomeUnknown):
             failures[id(error)] += 1  # an adapter gives all messages of a lost request the same error

@@ -36,7 +36,16 @@ class RecipientRateLimited(RateLimited):
     """The provider throttles what goes to this one recipient; others may be sent to."""
 
 
-class Unauthorized(TransientError):
+class NotSent(TransientError):
+    """Nothing about the message was tried: the request never left, or our own account was refused. The fault is not
+    the message's, so it costs none of its attempts."""
+
+
+class NotStarted(NotSent):
+    """Our own time was up before the request's turn came: says nothing about the provider either."""
+
+
+class Unauthorized(NotSent):
     """Our access token was refused: forget it, fetch another, try again."""
 
 

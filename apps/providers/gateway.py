@@ -12,6 +12,7 @@ from apps import metrics
 from apps.providers.base import Adapter
 from apps.providers.errors import (
     BatchRejected,
+    NotSent,
     OutcomeUnknown,
     PermanentError,
     ProviderError,
@@ -64,7 +65,7 @@ class _Call:
                 self.token = get_token(self.alias, self.adapter.grant, now)
             except TokenUnavailableError as error:
                 for message in (message for group in groups for message in group):
-                    self._settle(message, TransientError(self.alias, error.code, "no access token"))
+                    self._settle(message, NotSent(self.alias, error.code, "no access token"))
                 return []
         context = BuildContext(now=now, access_token=self.token)
         requests = [request for group in groups for request in self._build(group, context)]
@@ -154,7 +155,7 @@ def send_messages(provider: Provider, messages: Sequence[Message]) -> list[Resul
         adapter = provider.adapter
     except ImproperlyConfigured as error:
         log.error("provider_not_configured", provider=provider.alias, problem=str(error))
-        missing = TransientError(provider.alias, "not_configured", "see manage.py check")
+        missing = NotSent(provider.alias, "not_configured", "see manage.py check")
         return [Result(message.delivery_id, error=missing) for message in messages]
     call = _Call(provider, adapter)
     call.run(messages)

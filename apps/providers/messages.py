@@ -76,11 +76,13 @@ class ProviderResponse:
 @dataclass(frozen=True, slots=True)
 class TransportFailure:
     """No answer. ``has_left`` says whether the request may have reached the provider:
-    ``False`` is safe to repeat, ``True`` is an unknown outcome."""
+    ``False`` is safe to repeat, ``True`` is an unknown outcome. ``was_started`` is ``False`` if our own time was up
+    before the request's turn came."""
 
     has_left: bool
     detail: str
     latency_s: float = 0.0
+    was_started: bool = True
 
 
 @dataclass(frozen=True, slots=True)

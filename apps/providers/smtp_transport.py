@@ -213,7 +213,7 @@ class SmtpTransport:
             if unreachable is not None:
                 outcomes[position] = unreachable
             elif time.monotonic() > deadline:
-                outcomes[position] = TransportFailure(has_left=False, detail="not started in time")
+                outcomes[position] = TransportFailure(has_left=False, detail="not started in time", was_started=False)
             elif not _is_well_formed(requests[position]):
                 outcomes[position] = TransportFailure(has_left=False, detail="malformed request")
             else:

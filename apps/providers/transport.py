@@ -228,7 +228,7 @@ class Transport:
             index, sending = waiting[0]
             request = requests[index]
             if is_late:
-                outcomes[index] = TransportFailure(has_left=False, detail="not started in time")
+                outcomes[index] = TransportFailure(has_left=False, detail="not started in time", was_started=False)
             elif len(in_flight) >= self._room(request.url):
                 return
             else:

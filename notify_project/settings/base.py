@@ -83,6 +83,13 @@ STATIC_ROOT = BASE_DIR / "staticfiles"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 DATA_UPLOAD_MAX_MEMORY_SIZE = env.int("MAX_BODY_BYTES", default=1_048_576)
 APPEND_SLASH = False
+# --- Web processes (see notify_project/front.py) ----------------------------------------------------------------------
+# More threads than DATABASE_POOL_MAX wait for one another.
+WEB_THREADS: int = env.int("WEB_THREADS", default=16)
+# From the end of the headers to the end of the body; until a thread is free; bytes of all bodies that are arriving.
+WEB_BODY_TIMEOUT_S: float = env.float("WEB_BODY_TIMEOUT_S", default=10.0)
+WEB_QUEUE_TIMEOUT_S: float = env.float("WEB_QUEUE_TIMEOUT_S", default=5.0)
+WEB_BUFFER_BYTES: int = env.int("WEB_BUFFER_BYTES", default=134_217_728)
 
 # --- Stores -----------------------------------------------------------------------------------------------------------
 DATABASES: dict[str, dict[str, Any]] = {"default": env.db_url("DATABASE_URL")}
@@ -97,6 +104,9 @@ DATABASES["default"].update(
                 "min_size": env.int("DATABASE_POOL_MIN", default=1),
                 "max_size": env.int("DATABASE_POOL_MAX", default=16),
                 "timeout": env.float("DATABASE_POOL_TIMEOUT_S", default=0.8),
+                # The pauses between attempts to connect double; past this long they begin anew, so that a database
+                # that was away for minutes is back within seconds. psycopg_pool's own limit is five minutes.
+                "reconnect_timeout": env.float("DATABASE_RECONNECT_TIMEOUT_S", default=3.0),
             },
             "connect_timeout": env.int("DATABASE_CONNECT_TIMEOUT_S", default=3),
             # A server that vanished without a word is noticed within seconds, not after TCP's quarter of an hour.
@@ -337,6 +347,7 @@ WORKER_THREADS: int = env.int("WORKER_THREADS", default=8)  # what `celery worke
 DELIVERY_MAX_ATTEMPTS: int = env.int("DELIVERY_MAX_ATTEMPTS", default=5)
 DELIVERY_BACKOFF_BASE_S: float = env.float("DELIVERY_BACKOFF_BASE_S", default=2.0)
 DELIVERY_BACKOFF_MAX_S: float = env.float("DELIVERY_BACKOFF_MAX_S", default=900.0)
+DELIVERY_MAX_AGE_S: float = env.float("DELIVERY_MAX_AGE_S", default=86_400.0)  # how long it may wait for a provider
 DELIVERY_LEASE_S: float = env.float("DELIVERY_LEASE_S", default=30.0)  # must exceed the transport's total time-out
 DELIVERY_RETENTION_DAYS: int = env.int("DELIVERY_RETENTION_DAYS", default=30)
 IDEMPOTENCY_RETENTION_DAYS: int = env.int("IDEMPOTENCY_RETENTION_DAYS", default=7)

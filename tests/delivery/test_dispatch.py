@@ -5,7 +5,7 @@ from django.db import connection
 from django.db.utils import OperationalError
 
 from apps.channels import Channel, Lane
-from apps.delivery import dispatch, outcomes, preparation, recording, sending
+from apps.delivery import dispatch, hygiene, outcomes, recording, sending
 from apps.delivery.content import Content
 from apps.delivery.models import Attempt
 from apps.delivery.outcomes import claim_deliveries
@@ -78,7 +78,7 @@ def test_recovered_provider_gets_the_retry(client_row, wire):
     wire.answer = lambda provider, request: next(answers)
     (delivery,) = accept(client_row.id, RecipientFactory().user_id)
     row = dispatch_until_done(delivery)
-    assert (row.status, row.attempts, row.error_code) == (Status.SENT, 3, None)
+    assert (row.status, row.attempts, row.error_code) == (Status.SENT, 2, None)  # what never left cost no attempt
 
 
 def test_call_without_an_answer_is_retried_and_ends_as_unknown(client_row, wire):
@@ -179,7 +179,7 @@ def test_bug_is_isolated_to_the_row_that_trips_it(client_row, wire, monkeypatch)
 
 def test_row_whose_workers_keep_dying_is_put_aside(client_row, wire):
     (delivery,) = accept(client_row.id, RecipientFactory().user_id)
-    for _ in range(preparation.MAX_LAPSES):
+    for _ in range(dispatch.MAX_LAPSES):
         assert len(claim_deliveries([delivery.id], lease_s=30)) == 1
         make_due(delivery)
     dispatch.deliver([delivery.id])
@@ -234,3 +234,76 @@ def test_gateway_is_asked_once_per_provider(client_row, wire, monkeypatch):
     ids = [one.id for _ in range(5) for one in accept(client_row.id, recipient.user_id, channels=ALL)]
     dispatch.deliver(ids)
     assert sorted(calls) == ["fcm", "sendgrid", "twilio"]
+
+
+def test_what_was_accepted_is_recorded_although_something_breaks_afterwards(client_row, wire, monkeypatch):
+    """A row lock, a restart or a bug between the provider's answer and the record must not send anything twice."""
+    body = b'{"code": 21211, "message": "invalid", "status": 400}'
+    bad = RecipientFactory(phone="+15005550111")
+    wire.answer = lambda provider, request: (
+        ProviderResponse(400, {"content-type": "application/json"}, body)
+        if request.messages[0].address == "+15005550111"
+        else ACCEPTED[provider]
+    )
+
+    def fail(**fields):
+        raise OperationalError("canceling statement due to lock timeout")
+
+    monkeypatch.setattr(hygiene, "suppress_address", fail)  # stands for a recipient's row that somebody holds
+    deliveries = [accept(client_row.id, recipient.user_id)[0] for recipient in (RecipientFactory(), bad)]
+    dispatch.deliver([one.id for one in deliveries])
+    assert [reload(one).status for one in deliveries] == [Status.SENT, Status.FAILED]
+    dispatch.deliver([one.id for one in deliveries])
+    assert len(wire.requests) == 2
+
+
+def test_bug_after_the_answer_keeps_the_answer(client_row, wire, monkeypatch):
+    def fail(alias, results):
+        raise RuntimeError("a bug of ours")
+
+    monkeypatch.setattr(sending.quotas, "obey", fail)  # the bug cannot come from outside
+    deliveries = [accept(client_row.id, RecipientFactory().user_id)[0] for _ in range(3)]
+    dispatch.deliver([one.id for one in deliveries])
+    assert {reload(one).status for one in deliveries} == {Status.SENT}
+    assert len(wire.requests) == 3
+
+
+def test_database_hiccup_before_the_call_is_nobodys_fault(client_row, wire, monkeypatch):
+    def fail(*args):
+        raise OperationalError("the database is starting up")
+
+    monkeypatch.setattr(dispatch, "prepare", fail)  # stands for a server that restarts at this moment
+    (delivery,) = accept(client_row.id, RecipientFactory().user_id)
+    for _ in range(7):
+        dispatch.deliver([delivery.id])
+    row = reload(delivery)
+    assert (row.status, row.attempts) == (Status.QUEUED, 0)
+    monkeypatch.undo()
+
+
+def test_row_that_cannot_even_be_loaded_dies_alone(client_row, wire):
+    """A timestamp that Python's calendar does not hold: nothing intake lets through, but rows are for ever."""
+    recipient = RecipientFactory()
+    (poison,) = accept(client_row.id, recipient.user_id)
+    (healthy,) = accept(client_row.id, recipient.user_id)
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE notification SET expires_at = 'infinity' WHERE id = %s", [poison.notification_id])
+    dispatch.deliver([poison.id, healthy.id])
+    dispatch.deliver([healthy.id])
+    assert reload(healthy).status == Status.SENT
+    row = dispatch_until_done(poison)
+    assert (row.status, row.reason) == (Status.DEAD, Reason.POISON)
+
+
+def test_outage_of_a_provider_nobody_can_reach_costs_no_attempt(client_row, wire):
+    wire.answer = lambda provider, request: NEVER_LEFT
+    (delivery,) = accept(client_row.id, RecipientFactory().user_id)
+    for _ in range(10):
+        make_due(delivery)
+        dispatch.deliver([delivery.id])
+    row = reload(delivery)
+    assert (row.status, row.reason, row.attempts) == (Status.QUEUED, Reason.PROVIDER_UNAVAILABLE, 0)
+    wire.answer = lambda provider, request: ACCEPTED[provider]
+    breaker_alias = "twilio"
+    sending.breaker.report(breaker_alias, 100, 0)
+    assert dispatch_until_done(delivery).status == Status.SENT

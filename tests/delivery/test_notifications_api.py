@@ -1,5 +1,5 @@
 import threading
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from uuid import UUID, uuid4
 
 import pytest
@@ -9,6 +9,7 @@ from rest_framework.test import APIClient
 
 from apps.channels import Channel
 from apps.delivery.models import Delivery, IdempotencyKey, Notification
+from apps.delivery.statuses import Reason
 from apps.preferences.services import erase_recipient, suppress_address, update_preferences
 from tests.clients.factories import make_api_key, make_client
 from tests.preferences.factories import RecipientFactory
@@ -177,6 +178,9 @@ def test_bad_idempotency_key_is_refused(api, key):
         ({"data": {"google.x": "x"}}, "/data/google.x"),
         ({"expires_at": "2020-01-01T00:00:00Z"}, "/expires_at"),
         ({"send_at": "2999-01-01T00:00:00Z"}, "/send_at"),
+        ({"expires_at": "9999-12-31T23:59:59-14:00"}, "/expires_at"),
+        ({"send_at": "0001-01-01T00:00:00+14:00"}, "/send_at"),
+        ({"data": {"google_id": "x"}}, "/data/google_id"),
     ],
 )
 def test_bad_field_is_refused_and_nothing_written(api, change, pointer):
@@ -288,3 +292,23 @@ def test_caller_without_scope_is_refused(client_row):
 @pytest.mark.parametrize("path", [f"{URL}/%00", f"{URL}?user_id=%00", f"{URL}?user_id=%FF"])
 def test_nul_or_broken_utf8_in_a_url_is_refused(api, path):
     assert_problem(api.get(path), 400)
+
+
+def test_any_offset_of_a_time_is_understood(api):
+    later = (datetime.now(UTC) + timedelta(hours=2)).replace(microsecond=0)
+    zone = timezone(timedelta(hours=23, minutes=59))
+    post(api, body_for(RecipientFactory(), send_at=later.astimezone(zone).isoformat(), type="sms"))
+    assert Delivery.objects.get().next_attempt_at == later
+
+
+def test_send_at_in_the_past_means_now(api):
+    answer = post(api, body_for(RecipientFactory(), send_at="2000-01-01T00:00:00Z", type="sms")).json()
+    assert answer["deliveries"][0]["not_before"] is None
+    assert queued_messages("notif.sms.high") == 1
+
+
+def test_cancel_does_not_claim_what_it_cannot_know(api):
+    created = post(api, body_for(RecipientFactory(), type="sms")).json()
+    Delivery.objects.update(reason=Reason.RETRY_AFTER_UNKNOWN, provider=3)
+    answer = api.post(f"{URL}/{created['id']}/cancel").json()
+    assert (answer["cancelled"], answer["status"]) == (0, "unknown")

@@ -214,3 +214,46 @@ def test_old_applied_receipts_are_forgotten(sent):
     assert receipts.forget_applied(retention_days=1) == 0
     ReceiptEvent.objects.update(received_at=timezone.now() - timedelta(days=2))
     assert receipts.forget_applied(retention_days=1) == 1
+
+
+def test_receipt_of_a_provider_no_longer_configured_holds_up_no_other(sent):
+    ReceiptEvent.objects.create(
+        delivery_id=sent.id,
+        occurred_at=timezone.now(),
+        received_at=timezone.now(),
+        provider=99,
+        kind=4,
+        event_id="of-a-provider-that-is-gone",
+    )
+    twilio(sent, "delivered")
+    assert receipts.apply_pending() == 2
+    assert ReceiptEvent.objects.filter(applied_at=None).count() == 0
+
+
+def test_failure_that_overtakes_its_record_is_parked_and_applied(client_row, recipient):
+    (delivery,) = accept(client_row.id, recipient.user_id)
+    (claim,) = claim_deliveries([delivery.id], lease_s=30)
+    twilio(delivery, "undelivered", sid="SM7", ErrorCode="30003")
+    assert receipts.apply_pending() == 0
+    record_outcomes([Outcome(claim, Status.SENT, has_tried=True, provider_id=3, provider_message_id="SM7")])
+    assert receipts.apply_pending() == 1
+    assert reload(delivery).status == Status.FAILED
+
+
+def test_failure_of_an_earlier_attempt_does_not_end_a_later_one(client_row, recipient):
+    (delivery,) = accept(client_row.id, recipient.user_id)
+    (claim,) = claim_deliveries([delivery.id], lease_s=30)
+    record_outcomes([Outcome(claim, Status.SENT, has_tried=True, provider_id=3, provider_message_id="SM-second")])
+    twilio(delivery, "undelivered", sid="SM-first", ErrorCode="30003")
+    receipts.apply_pending()
+    assert reload(delivery).status == Status.SENT
+
+
+@pytest.mark.parametrize("status", [Status.CANCELLED, Status.EXPIRED, Status.SUPPRESSED])
+def test_delivered_corrects_what_ended_after_a_call_without_an_answer(client_row, recipient, status):
+    (delivery,) = accept(client_row.id, recipient.user_id)
+    (claim,) = claim_deliveries([delivery.id], lease_s=30)
+    record_outcomes([Outcome(claim, status, provider_id=3)])
+    twilio(delivery, "delivered")
+    receipts.apply_pending()
+    assert reload(delivery).status == Status.DELIVERED

@@ -2,10 +2,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apps.delivery.retry import RetryPolicy, backoff_s, decide_retry
+from apps.delivery.retry import History, RetryPolicy, backoff_s, decide_retry, decide_wait
 from apps.delivery.statuses import AttemptOutcome, Reason, Status
 from apps.providers.errors import (
     InvalidRecipient,
+    NotSent,
+    NotStarted,
     OutcomeUnknown,
     PermanentError,
     RateLimited,
@@ -18,7 +20,15 @@ POLICY = RetryPolicy(max_attempts=5, base_s=2.0, max_s=900.0)
 
 @pytest.mark.parametrize(
     ("attempts", "bound_s"),
-    [(1, 2.0), (2, 4.0), (3, 8.0), (4, 16.0), (9, 512.0), (10, 900.0), (40, 900.0)],  # 2 × 2^(attempts − 1), capped
+    [
+        (1, 2.0),
+        (2, 8.0),
+        (3, 32.0),
+        (4, 128.0),
+        (5, 512.0),
+        (6, 900.0),
+        (40_000, 900.0),
+    ],  # 2 × 4^(attempts − 1), capped
 )
 def test_backoff_grows_exponentially_to_its_cap(attempts, bound_s):
     assert backoff_s(POLICY, attempts, 0.0) == 0.0
@@ -35,7 +45,7 @@ def test_backoff_grows_exponentially_to_its_cap(attempts, bound_s):
     ],
 )
 def test_permanent_error_fails_at_the_first_attempt(error, reason, outcome):
-    decision = decide_retry(error, 1, POLICY, 0.5)
+    decision = decide_retry(error, History(1), POLICY, 0.5)
     assert (decision.status, decision.reason, decision.outcome, decision.delay_s) == (
         Status.FAILED,
         reason,
@@ -47,29 +57,29 @@ def test_permanent_error_fails_at_the_first_attempt(error, reason, outcome):
 def test_transient_error_waits_and_dies_after_the_last_attempt():
     error = TransientError("p", "503")
     for attempts in range(1, 5):
-        decision = decide_retry(error, attempts, POLICY, 0.5)
+        decision = decide_retry(error, History(attempts), POLICY, 0.5)
         assert decision.status is Status.QUEUED
-        assert decision.delay_s == 0.5 * 2.0**attempts
-    last = decide_retry(error, 5, POLICY, 0.5)
+        assert decision.delay_s == 0.5 * 2.0 * 4.0 ** (attempts - 1)
+    last = decide_retry(error, History(5), POLICY, 0.5)
     assert (last.status, last.reason, last.delay_s) == (Status.DEAD, Reason.ATTEMPTS_USED_UP, None)
 
 
 def test_retry_after_is_a_lower_bound():
-    decision = decide_retry(RateLimited("p", "429", retry_after_s=60.0), 1, POLICY, 0.5)
+    decision = decide_retry(RateLimited("p", "429", retry_after_s=60.0), History(1), POLICY, 0.5)
     assert (decision.delay_s, decision.outcome) == (60.0, AttemptOutcome.RATE_LIMITED)
-    assert decide_retry(TransientError("p", "503", retry_after_s=0.1), 3, POLICY, 0.5).delay_s == 4.0
+    assert decide_retry(TransientError("p", "503", retry_after_s=0.1), History(3), POLICY, 0.5).delay_s == 16.0
 
 
 def test_unknown_outcome_is_retried_and_ends_as_unknown():
-    assert decide_retry(OutcomeUnknown("p", "timeout"), 1, POLICY, 0.5).reason is Reason.RETRY_AFTER_UNKNOWN
-    last = decide_retry(OutcomeUnknown("p", "timeout"), 5, POLICY, 0.5)
+    assert decide_retry(OutcomeUnknown("p", "timeout"), History(1), POLICY, 0.5).reason is Reason.RETRY_AFTER_UNKNOWN
+    last = decide_retry(OutcomeUnknown("p", "timeout"), History(5), POLICY, 0.5)
     assert (last.status, last.reason) == (Status.UNKNOWN, Reason.NO_ANSWER)
 
 
 def test_unknown_outcome_that_must_not_double_is_left_alone():
-    decision = decide_retry(OutcomeUnknown("p", "timeout"), 1, POLICY, 0.5, may_double=False)
+    decision = decide_retry(OutcomeUnknown("p", "timeout"), History(1), POLICY, 0.5, may_double=False)
     assert (decision.status, decision.delay_s) == (Status.UNKNOWN, None)
-    assert decide_retry(TransientError("p", "503"), 1, POLICY, 0.5, may_double=False).status is Status.QUEUED
+    assert decide_retry(TransientError("p", "503"), History(1), POLICY, 0.5, may_double=False).status is Status.QUEUED
 
 
 @given(
@@ -78,6 +88,25 @@ def test_unknown_outcome_that_must_not_double_is_left_alone():
     st.floats(min_value=0, max_value=1, exclude_max=True),
 )
 def test_a_delivery_is_either_due_again_or_done(kind, attempts, chance):
-    decision = decide_retry(kind("p", "x"), attempts, POLICY, chance)
+    decision = decide_retry(kind("p", "x"), History(attempts), POLICY, chance)
     assert (decision.delay_s is not None) == (decision.status is Status.QUEUED)
     assert attempts < POLICY.max_attempts or decision.status is not Status.QUEUED
+
+
+@pytest.mark.parametrize("claims", [1, 2, 3, 50])
+def test_what_could_not_be_sent_waits_without_using_an_attempt(claims):
+    decision = decide_retry(NotSent("p", "not_sent"), History(attempts=0, claims=claims), POLICY, 0.5)
+    assert (decision.status, decision.reason) == (Status.QUEUED, Reason.PROVIDER_UNAVAILABLE)
+    assert not decision.uses_attempt
+    assert 1.0 <= decision.delay_s <= POLICY.idle_max_s
+
+
+def test_what_had_no_turn_is_due_again_at_once():
+    assert decide_retry(NotStarted("p", "not_started"), History(0, claims=9), POLICY, 0.5).delay_s == 0.0
+
+
+def test_waiting_ends_some_day():
+    old = History(attempts=0, claims=3_000, age_s=POLICY.max_age_s + 1)
+    for error in (NotSent("p", "not_sent"), None):
+        decision = decide_wait(error, old, POLICY, 0.5)
+        assert (decision.status, decision.reason) == (Status.DEAD, Reason.WAITED_TOO_LONG)

@@ -128,3 +128,24 @@ def test_ages_tell_how_long_work_waits(client_row, recipient):
     assert heartbeat_ages("sweep") == {}
     sweep.sweep()
     assert heartbeat_ages("sweep")[()] < 60
+
+
+def test_full_queue_is_not_rung_any_fuller(client_row, recipient, monkeypatch):
+    monkeypatch.setattr(sweep, "MAX_DOORBELLS", 3)
+    for _ in range(5):
+        accept(client_row.id, recipient.user_id)
+    shift("ring_at", 60)
+    assert sweep.sweep() == 0
+    take_messages("notif.sms.high")
+    assert sweep.sweep() == 5
+
+
+def test_full_queue_of_one_channel_does_not_keep_another_waiting(client_row, recipient, monkeypatch):
+    monkeypatch.setattr(sweep, "MAX_DOORBELLS", 3)
+    for _ in range(5):
+        accept(client_row.id, recipient.user_id)
+    accept(client_row.id, recipient.user_id, channels=(Channel.PUSH,))
+    take_messages("notif.push.high")
+    shift("ring_at", 60)
+    assert sweep.sweep() == 1
+    assert len(take_messages("notif.push.high")) == 1

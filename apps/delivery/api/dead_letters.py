@@ -15,7 +15,7 @@ from apps.clients.scopes import Scope
 from apps.delivery import dead_letters
 from apps.delivery.answers import DeadLetterPage, Replay, describe_dead_letter
 from apps.delivery.api.paging import read_dead_letter_page
-from apps.delivery.api.requests import DeadLetterFilterBody, ReplayBody, decode_body
+from apps.delivery.api.requests import DeadLetterFilterBody, ReplayBody, decode_body, to_utc
 from apps.delivery.api.schemas import schema_of
 from apps.delivery.dead_letters import DeadLetterFilter
 from apps.delivery.statuses import Reason
@@ -92,8 +92,8 @@ def _to_filter(request: Request, body: DeadLetterFilterBody, pointer: str) -> De
         channel=None if body.channel is None else Channel.from_label(body.channel),
         reason=None if body.reason is None else Reason[body.reason.upper()],
         error_code=body.error_code,
-        since=body.since,
-        until=body.until,
+        since=to_utc(body.since, f"{pointer}/since"),
+        until=to_utc(body.until, f"{pointer}/until"),
     )
 
 

@@ -1,7 +1,7 @@
 """The shape of what clients send, as typed structs: decoding checks every field and names the wrong one."""
 
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, TypeVar
 from uuid import UUID
 
@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from apps.delivery.content import Body, Data, EmailContent, PushContent, SmsContent, Title
-from apps.problems import FieldError, Problem
+from apps.problems import FieldError, Problem, invalid_field
 
 UserId = Annotated[str, Meta(min_length=1, max_length=128, description="Your name for the person.")]
 Moment = Annotated[datetime, Meta(tz=True, description="RFC 3339 with an offset, e.g. 2026-11-22T18:30:00+01:00.")]
@@ -80,6 +80,7 @@ class ReplayBody(msgspec.Struct, forbid_unknown_fields=True):
     limit: Annotated[int, Meta(ge=1, le=100_000)] = 100_000
 
 
+EARLIEST_YEAR, LATEST_YEAR = 2000, 2999
 _Body = TypeVar("_Body")
 _PATH = re.compile(r" - at (?:`key` in )?`\$(?P<path>[^`]*)`$")
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+|\.\.\.)\]")
@@ -94,6 +95,15 @@ def decode_body(data: Any, shape: type[_Body]) -> _Body:
     except msgspec.ValidationError as error:
         field_error = to_field_error(str(error))
         raise Problem(422, "invalid-request", field_error.detail, errors=[field_error]) from None
+
+
+def to_utc(moment: datetime | None, pointer: str) -> datetime | None:
+    """``moment`` in UTC; raises a 422 ``Problem`` for a year that no calendar of ours holds in every zone."""
+    if moment is None:
+        return None
+    if not EARLIEST_YEAR <= moment.year <= LATEST_YEAR:
+        raise invalid_field(pointer, f"the year must be {EARLIEST_YEAR} to {LATEST_YEAR}")
+    return moment.astimezone(UTC)
 
 
 def to_field_error(message: str) -> FieldError:

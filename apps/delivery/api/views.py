@@ -23,7 +23,7 @@ from apps.delivery.answers import (
     describe_notification,
 )
 from apps.delivery.api.paging import read_filter
-from apps.delivery.api.requests import NotificationBody, decode_body
+from apps.delivery.api.requests import NotificationBody, decode_body, to_utc
 from apps.delivery.api.schemas import schema_of
 from apps.delivery.content import Content
 from apps.delivery.models import Notification
@@ -45,7 +45,7 @@ from apps.trace import adopt_trace, current_trace_id
 
 IDEMPOTENCY_HEADER = "X-Idempotency-Key"
 IDEMPOTENCY_KEY_MAX = 255
-RESERVED_DATA = ("google.", "gcm.", "notify_")
+RESERVED_DATA = ("google", "gcm", "notify_")
 RESERVED_DATA_NAMES = ("from", "message_type", "collapse_key")
 
 _EXAMPLE = OpenApiExample(
@@ -251,8 +251,8 @@ def _to_order(request: Request, body: NotificationBody, key: str) -> intake.Orde
         ),
         trace_id=current_trace_id(),
         channels=_channels(body),
-        send_at=body.send_at,
-        expires_at=body.expires_at,
+        send_at=to_utc(body.send_at, "/send_at"),
+        expires_at=to_utc(body.expires_at, "/expires_at"),
         is_dry_run=body.dry_run,
     )
 

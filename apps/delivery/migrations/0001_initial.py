@@ -34,13 +34,13 @@ CREATE TABLE delivery (
     sent_at timestamptz,
     delivered_at timestamptz,
     client_id bigint NOT NULL,
+    fence integer NOT NULL,
     channel smallint NOT NULL,
     lane smallint NOT NULL,
     status smallint NOT NULL,
     reason smallint NOT NULL,
     provider smallint,
     attempts smallint NOT NULL,
-    fence smallint NOT NULL,
     lapses smallint NOT NULL,
     provider_message_id text,
     error_code text
@@ -49,7 +49,7 @@ CREATE INDEX delivery_ring ON delivery (lane, ring_at) WHERE ring_at IS NOT NULL
 
 CREATE TABLE attempt (
     delivery_id uuid NOT NULL,
-    fence smallint NOT NULL,
+    fence integer NOT NULL,
     provider smallint NOT NULL,
     outcome smallint NOT NULL,
     at timestamptz NOT NULL,
@@ -84,7 +84,7 @@ class Migration(migrations.Migration):
                     fields=[
                         ('pk', models.CompositePrimaryKey('delivery_id', 'fence', 'provider', blank=True, editable=False, primary_key=True, serialize=False)),
                         ('delivery_id', models.UUIDField()),
-                        ('fence', models.SmallIntegerField()),
+                        ('fence', models.IntegerField()),
                         ('at', models.DateTimeField()),
                         ('latency_ms', models.IntegerField()),
                         ('provider', models.SmallIntegerField()),
@@ -111,7 +111,7 @@ class Migration(migrations.Migration):
                         ('reason', models.SmallIntegerField(default=0)),
                         ('provider', models.SmallIntegerField(null=True)),
                         ('attempts', models.SmallIntegerField(default=0)),
-                        ('fence', models.SmallIntegerField(default=0)),
+                        ('fence', models.IntegerField(default=0)),
                         ('lapses', models.SmallIntegerField(default=0)),
                         ('provider_message_id', models.TextField(null=True)),
                         ('error_code', models.TextField(null=True)),

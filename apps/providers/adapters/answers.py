@@ -9,6 +9,8 @@ from typing import Any
 from uuid import UUID
 
 from apps.providers.errors import (
+    NotSent,
+    NotStarted,
     OutcomeUnknown,
     PermanentError,
     ProviderError,
@@ -45,7 +47,9 @@ def failure_error(alias: str, failure: TransportFailure) -> ProviderError:
     """A call without an answer: safe to repeat if it never left, unknown otherwise."""
     if failure.has_left:
         return OutcomeUnknown(alias, "no_answer", failure.detail)
-    return TransientError(alias, "not_sent", failure.detail)
+    if not failure.was_started:
+        return NotStarted(alias, "not_started", failure.detail)
+    return NotSent(alias, "not_sent", failure.detail)
 
 
 def status_error(alias: str, response: ProviderResponse, code: str = "") -> ProviderError:
@@ -62,7 +66,7 @@ def status_error(alias: str, response: ProviderResponse, code: str = "") -> Prov
 
 def credentials_error(alias: str, code: str) -> ProviderError:
     """Our account, not the message, was refused: what waits goes out once the account is mended."""
-    return TransientError(alias, code, "the account's credentials or rights were refused; check its settings")
+    return NotSent(alias, code, "the account's credentials or rights were refused; check its settings")
 
 
 def read_json(body: bytes) -> Any:
