@@ -1,4 +1,4 @@
-"""The WSGI entry point: ``granian --interface wsgi notify_project.wsgi:application``."""
+"""Django as a WSGI application, for ``manage.py runserver``. What faces callers is ``notify_project.asgi``."""
 
 import os
 

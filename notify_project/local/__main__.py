@@ -101,7 +101,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--workers-bulk", type=int, help="bulk-lane worker processes (else WORKERS_BULK, else 1)")
     parser.add_argument("--worker-threads", type=int, default=8, help="threads of each worker process")
     parser.add_argument("--web-processes", type=int, default=1)
-    parser.add_argument("--web-threads", type=int, default=8, help="threads of each web process")
+    parser.add_argument("--web-threads", type=int, default=16, help="threads of each web process")
     parser.add_argument("--without", action="append", default=[], choices=roles.OPTIONAL_ROLES, help="leave a role out")
     parser.add_argument("--with-parent", action="store_true", help="stop when the parent process ends, however it ends")
     parser.add_argument("--json", action="store_true", help=argparse.SUPPRESS)  # what `up` does anyway

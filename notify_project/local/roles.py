@@ -20,6 +20,8 @@ WORKER_ROLES = (HIGH, BULK, HOUSEKEEPING)
 STORE_ROLES = (POSTGRES, BROKER, CACHE)
 OPTIONAL_ROLES = (WEB, *WORKER_ROLES, BEAT, FLOWER, SANDBOX)
 APP = "notify_project"
+WEB_CONNECTIONS = 4096  # of each web process
+WEB_HEADER_TIMEOUT_MS = 10_000  # also how long an idle connection is kept
 QUEUES = {HIGH: HIGH_QUEUES, BULK: BULK_QUEUES, HOUSEKEEPING: (MAINTENANCE, RECEIPTS, FANOUT)}
 
 
@@ -28,7 +30,7 @@ class Counts:
     """How many processes a role has, and threads in each."""
 
     web_processes: int = 1
-    web_threads: int = 8
+    web_threads: int = 16
     high: int = 1
     bulk: int = 1
     worker_threads: int = 8
@@ -44,18 +46,22 @@ def instances(role: str, count: int) -> list[str]:
 
 
 def web_command(*, host: str, port: int, counts: Counts) -> list[str]:
-    """The web server: WSGI under granian."""
+    """The web server: ``notify_project.front`` under granian; its threads are ``WEB_THREADS``.
+
+    The connections that may be open at once are many, as they are cheap: what waits is a socket, not a thread.
+    """
     return [
         "granian",
-        "--interface=wsgi",
+        "--interface=asginl",
         f"--host={host}",
         f"--port={port}",
         f"--workers={counts.web_processes}",
-        f"--blocking-threads={counts.web_threads}",
+        f"--backpressure={WEB_CONNECTIONS}",
+        f"--http1-header-read-timeout={WEB_HEADER_TIMEOUT_MS}",
         "--no-ws",
         "--no-access-log",
         "--workers-kill-timeout=5",
-        f"{APP}.wsgi:application",
+        f"{APP}.asgi:application",
     ]
 
 

@@ -321,6 +321,8 @@ class Stack:
 
     def _private_settings(self, role: str, instance: str) -> dict[str, str]:
         settings = {"NOTIFY_ROLE": instance}
+        if role == roles.WEB:
+            settings["WEB_THREADS"] = str(self.options.counts.web_threads)
         if role in roles.WORKER_ROLES:
             settings["WORKER_THREADS"] = str(self.options.counts.worker_threads)
         if role == roles.FLOWER:

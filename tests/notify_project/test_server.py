@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing, contextmanager
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,13 @@ import psutil
 import pytest
 from django.conf import settings
 
-from notify_project.local.ports import free_port
+from notify_project.local.ports import LOOPBACK, free_port
+from notify_project.local.roles import Counts, web_command
 from tests.clients.factories import make_api_key, make_client
 
 START_TIMEOUT_S = 30
+THREADS = 4
+BODY_TIMEOUT_S = 1.0
 MEGABYTE = 1024 * 1024
 
 
@@ -39,11 +42,11 @@ class Server:
     def __init__(self, log: Path, **environment: str) -> None:
         self.port = free_port()
         self.log = log
-        command = ["-m", "granian", "--interface=wsgi", f"--port={self.port}", "--blocking-threads=4", "--no-ws"]
+        command = web_command(host=LOOPBACK, port=self.port, counts=Counts())
         with log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, *command, "notify_project.wsgi:application"],
-                env={**os.environ, **environment},
+                [sys.executable, "-m", *command],
+                env={**os.environ, "WEB_THREADS": str(THREADS), **environment},
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
@@ -76,6 +79,26 @@ class Server:
         with socket.create_connection(("127.0.0.1", self.port), timeout=10) as connection:
             connection.sendall(data)
 
+    def exchange(self, *parts: bytes, is_cut: bool = False) -> tuple[int, dict[str, Any]]:
+        """Send ``parts``, end our side of the connection if ``is_cut``, and read an answer that is a problem."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=10) as connection:
+            connection.sendall(b"".join(parts))
+            if is_cut:
+                connection.shutdown(socket.SHUT_WR)
+            response = http.client.HTTPResponse(connection)
+            response.begin()
+            return response.status, json.loads(response.read())
+
+    @contextmanager
+    def held_open(self, data: bytes, count: int) -> Iterator[list[socket.socket]]:
+        """``count`` connections that have sent ``data`` and then say no more."""
+        with ExitStack() as stack:
+            connections = [socket.create_connection(("127.0.0.1", self.port), timeout=10) for _ in range(count)]
+            for connection in connections:
+                stack.enter_context(connection)
+                connection.sendall(data)
+            yield connections
+
     def resident_bytes(self) -> int:
         processes = [psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)]
         return sum(int(process.memory_info().rss) for process in processes)
@@ -87,7 +110,8 @@ class Server:
 
 @pytest.fixture
 def server(tmp_path: Path, transactional_db: None) -> Iterator[Server]:
-    server = Server(tmp_path / "log", DATABASE_URL=database_url(), MAX_BODY_BYTES=str(MEGABYTE))
+    limits = {"MAX_BODY_BYTES": str(MEGABYTE), "WEB_BODY_TIMEOUT_S": str(BODY_TIMEOUT_S)}
+    server = Server(tmp_path / "log", DATABASE_URL=database_url(), **limits)
     try:
         server.wait_ready()
         yield server
@@ -145,7 +169,7 @@ def test_caller_that_goes_away_is_no_crash(server: Server, framing: bytes) -> No
     head = b"POST /v1/notifications HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Idempotency-Key: k\r\nX-API-Key: " + key
     server.send_raw(head + b"\r\nContent-Type: application/json\r\n" + framing)
     deadline = time.monotonic() + 10
-    while '"route":"v1/notifications"' not in server.log.read_text():
+    while '"path":"/v1/notifications"' not in server.log.read_text():
         assert time.monotonic() < deadline, server.log.read_text()
         time.sleep(0.02)
     assert server.ask("GET", "/healthz")[0] == HTTPStatus.OK
@@ -160,3 +184,85 @@ def test_database_away_is_503_within_a_second(server_without_database: Server) -
     assert time.monotonic() - started < 1.0
     assert (status, document["type"]) == (503, "/problems/unavailable")
     assert headers["Retry-After"] == "1"
+
+
+HEAD = b"POST %s HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        HEAD % b"/v1/notifications" + b"Content-Length: 100\r\n\r\n{",
+        HEAD % b"/v1/webhooks/twilio" + b"Content-Length: 100\r\n\r\n{",
+        HEAD % b"/v1/notifications" + b"Transfer-Encoding: chunked\r\n\r\n5\r\n{",
+        HEAD % b"/nowhere" + b"Content-Length: 100\r\n\r\n",
+        HEAD % b"/v1/notifications",
+    ],
+    ids=["unauthenticated", "webhook", "chunked", "unknown", "headers"],
+)
+def test_slow_callers_hold_nobody_up(server: Server, start: bytes) -> None:
+    with server.held_open(start, count=4 * THREADS):
+        for path, status in (("/healthz", 200), ("/readyz", 200), ("/v1/notifications", 401)):
+            started = time.monotonic()
+            assert server.ask("GET", path)[0] == status
+            assert time.monotonic() - started < BODY_TIMEOUT_S
+
+
+def test_body_that_takes_too_long_is_408_and_the_connection_ends(server: Server) -> None:
+    with server.held_open(HEAD % b"/v1/notifications" + b"Content-Length: 100\r\n\r\n{", count=1) as connections:
+        started = time.monotonic()
+        answer = b""
+        while piece := connections[0].recv(65_536):
+            answer += piece
+            assert time.monotonic() - started < 5 * BODY_TIMEOUT_S
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b'"type":"/problems/body-too-slow"' in answer
+    assert time.monotonic() - started >= BODY_TIMEOUT_S * 0.9
+
+
+@pytest.mark.parametrize("request_line", [b"POST /admin/login/", b"POST /", b"GET /v1/notifications", b"GET /healthz"])
+def test_chunked_body_where_none_is_due_is_411(server: Server, request_line: bytes) -> None:
+    head = request_line + b" HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+    status, document = server.exchange(head, b"5\r\n{")
+    assert (status, document["type"]) == (411, "/problems/length-required")
+
+
+def test_body_of_a_get_is_not_waited_for(server: Server) -> None:
+    head = b"GET /v1/notifications HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n\r\n"
+    started = time.monotonic()
+    assert server.exchange(head)[0] == 401
+    assert time.monotonic() - started < BODY_TIMEOUT_S
+
+
+def whole_body() -> bytes:
+    return json.dumps({"user_id": "u-1", "type": "otp", "priority": "high", "content": {"body": "x"}}).encode()
+
+
+@pytest.mark.parametrize("is_chunked", [False, True])
+def test_body_cut_short_is_400(server: Server, is_chunked: bool) -> None:
+    """Even if what arrived reads like a whole body."""
+    body = whole_body()
+    key = make_api_key(make_client()).encode()
+    head = HEAD % b"/v1/notifications" + b"X-Idempotency-Key: k\r\nX-API-Key: " + key + b"\r\n"
+    if is_chunked:
+        framed = b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n" % (len(body), body)
+    else:
+        framed = b"Content-Length: %d\r\n\r\n%s" % (len(body) + 780, body)
+    status, document = server.exchange(head, framed, is_cut=True)
+    assert (status, document["type"]) == (400, "/problems/bad-request")
+
+
+def test_idempotency_key_with_an_underscore_is_not_the_header(server: Server) -> None:
+    body = whole_body()
+    key = make_api_key(make_client()).encode()
+    head = HEAD % b"/v1/notifications" + b"X_Idempotency_Key: k\r\nX-API-Key: " + key
+    status, document = server.exchange(head, b"\r\nContent-Length: %d\r\n\r\n" % len(body), body)
+    assert (status, document["type"]) == (400, "/problems/idempotency-key-missing")
+
+
+def test_two_idempotency_keys_are_refused(server: Server) -> None:
+    body = whole_body()
+    key = make_api_key(make_client()).encode()
+    head = HEAD % b"/v1/notifications" + b"X-Idempotency-Key: a\r\nx-idempotency-key: b\r\nX-API-Key: " + key
+    status, document = server.exchange(head, b"\r\nContent-Length: %d\r\n\r\n" % len(body), body)
+    assert (status, document["type"]) == (400, "/problems/bad-request")

@@ -27,9 +27,9 @@ class Web:
         self.lines: list[str] = []
         self._process = subprocess.Popen(
             [
-                *(str(Path(sys.executable).with_name("granian")), "--interface=wsgi", "--host=127.0.0.1"),
-                *(f"--port={self.port}", f"--workers={WORKERS}", "--blocking-threads=2", "--no-access-log"),
-                *(f"--log-config={GRANIAN_LOGGING}", "notify_project.wsgi:application"),
+                *(str(Path(sys.executable).with_name("granian")), "--interface=asginl", "--host=127.0.0.1"),
+                *(f"--port={self.port}", f"--workers={WORKERS}", "--no-access-log"),
+                *(f"--log-config={GRANIAN_LOGGING}", "notify_project.asgi:application"),
             ],
             env=os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(metrics_directory), "NOTIFY_ROLE": "web"},
             stdout=subprocess.PIPE,

@@ -1,0 +1,20 @@
+"""The entry point of the web processes: ``granian --interface asginl notify_project.asgi:application``."""
+
+import os
+
+from django.conf import settings
+from django.core.wsgi import get_wsgi_application
+
+from notify_project.front import Front, Limits
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "notify_project.settings.base")
+application = Front(
+    get_wsgi_application(),
+    Limits(
+        threads=settings.WEB_THREADS,
+        body_bytes=settings.DATA_UPLOAD_MAX_MEMORY_SIZE,
+        buffer_bytes=settings.WEB_BUFFER_BYTES,
+        body_timeout_s=settings.WEB_BODY_TIMEOUT_S,
+        queue_timeout_s=settings.WEB_QUEUE_TIMEOUT_S,
+    ),
+)

@@ -1,0 +1,180 @@
+"""What stands between the server's event loop and Django: an ASGI application that runs a WSGI one in threads.
+
+A thread is taken only when a request has arrived whole, so whoever sends slowly holds a socket and a little memory, and
+nobody else waits for them. Answers are likewise handed over whole.
+"""
+
+import asyncio
+import io
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+import structlog
+
+from notify_project.refusals import REFUSAL, Refusal
+
+logger = structlog.get_logger("notify.front")
+
+Scope = Mapping[str, Any]
+Receive = Callable[[], Awaitable[Mapping[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+Environ = dict[str, Any]
+WsgiApplication = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
+
+BODY_METHODS = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+# Asked by machines that restart us if we do not answer: they wait for no thread that serves requests.
+PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
+PROBE_THREADS = 4
+_CHUNKED_PREFIX = "/v1/"
+# Two of these are a contradiction, and whoever is in front of us may have believed the other one.
+_SINGLE_HEADERS = frozenset(
+    {b"authorization", b"content-length", b"content-type", b"host", b"x-api-key", b"x-idempotency-key"}
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """``body_bytes`` of one request, ``buffer_bytes`` of all that are arriving; ``body_timeout_s`` from the end of the
+    headers to the end of the body; ``queue_timeout_s`` until a thread is free."""
+
+    threads: int
+    body_bytes: int
+    buffer_bytes: int
+    body_timeout_s: float
+    queue_timeout_s: float
+
+
+class Front:
+    """The ASGI application. What it refuses goes to Django too, as ``environ[REFUSAL]`` and without a body: there it
+    gets its problem document, its line in the log and its place in the metrics like any other answer."""
+
+    def __init__(self, application: WsgiApplication, limits: Limits) -> None:
+        self._application = application
+        self._limits = limits
+        self._threads = ThreadPoolExecutor(limits.threads, thread_name_prefix="request")
+        self._probe_threads = ThreadPoolExecutor(PROBE_THREADS, thread_name_prefix="probe")
+        self._held_bytes = 0  # touched by the event loop only
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        environ, refusal = _make_environ(scope)
+        if refusal is None:
+            refusal = _check_framing(environ, self._limits.body_bytes)
+        body = b""
+        if refusal is None and environ["REQUEST_METHOD"] in BODY_METHODS:
+            body, refusal = await self._receive_body(environ, receive)
+        environ |= {REFUSAL: refusal, "wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body))}
+        environ.pop("HTTP_TRANSFER_ENCODING", None)
+        pool = self._probe_threads if environ["PATH_INFO"] in PROBES else self._threads
+        loop = asyncio.get_running_loop()
+        status, headers, content = await loop.run_in_executor(pool, self._answer, environ, time.monotonic())
+        if refusal is not None:
+            headers.append((b"connection", b"close"))  # the rest of the body is not waited for
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": content})
+
+    async def _receive_body(self, environ: Environ, receive: Receive) -> tuple[bytes, Refusal | None]:
+        declared = environ.get("CONTENT_LENGTH")
+        if not int(declared or 0) and "HTTP_TRANSFER_ENCODING" not in environ:
+            return b"", None
+        pieces: list[bytes] = []
+        size = 0
+        try:
+            async with asyncio.timeout(self._limits.body_timeout_s):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        return b"", Refusal.BODY_INCOMPLETE
+                    if piece := message.get("body", b""):
+                        pieces.append(piece)
+                        size += len(piece)
+                        self._held_bytes += len(piece)
+                        if size > self._limits.body_bytes:
+                            return b"", Refusal.BODY_TOO_LARGE
+                        if self._held_bytes > self._limits.buffer_bytes:
+                            return b"", Refusal.OVERLOADED
+                    if not message.get("more_body"):
+                        break
+        except TimeoutError:
+            return b"", Refusal.BODY_TOO_SLOW
+        finally:
+            self._held_bytes -= size
+        if declared and size != int(declared):
+            return b"", Refusal.BODY_INCOMPLETE
+        return b"".join(pieces), None
+
+    def _answer(self, environ: Environ, queued_at: float) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+        """Status, headers and content; runs in a thread."""
+        if time.monotonic() - queued_at > self._limits.queue_timeout_s:
+            environ |= {REFUSAL: Refusal.OVERLOADED}
+        started: list[Any] = []
+
+        def start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> None:
+            encoded = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+            started[:] = [int(status[:3]), encoded]
+
+        try:
+            chunks = self._application(environ, start_response)
+            try:
+                content = b"".join(chunks)
+            finally:
+                if (close := getattr(chunks, "close", None)) is not None:
+                    close()
+        except Exception as error:  # Django turns what views raise into answers; this is past it
+            logger.error("unhandled_exception", exc_info=error)
+            return 500, [], b""
+        return started[0], started[1], content
+
+
+def _make_environ(scope: Scope) -> tuple[Environ, Refusal | None]:
+    """The request as PEP 3333 has it, without a body. Headers with ``_`` in their names are dropped, as there they
+    could not be told from those with ``-``."""
+    client, server = scope.get("client") or ("", 0), scope.get("server") or ("", 0)
+    environ: Environ = {
+        "REQUEST_METHOD": scope["method"],
+        "SCRIPT_NAME": "",
+        "PATH_INFO": unquote_to_bytes(scope.get("raw_path") or scope["path"]).decode("latin-1"),
+        "QUERY_STRING": scope["query_string"].decode("latin-1"),
+        "REMOTE_ADDR": client[0],
+        "REMOTE_PORT": str(client[1]),
+        "SERVER_NAME": server[0],
+        "SERVER_PORT": str(server[1]),
+        "SERVER_PROTOCOL": f"HTTP/{scope['http_version']}",
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": scope["scheme"],
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": True,
+        "wsgi.run_once": False,
+    }
+    refusal = None
+    seen = set()
+    for name, value in scope["headers"]:
+        if b"_" in name:
+            continue
+        key = name.decode("latin-1").upper().replace("-", "_")
+        if key not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
+            key = f"HTTP_{key}"
+        text = value.decode("latin-1")
+        if name not in seen:
+            seen.add(name)
+            environ[key] = text
+        elif name in _SINGLE_HEADERS:
+            refusal = Refusal.HEADER_REPEATED
+        else:
+            environ[key] += f"; {text}" if name == b"cookie" else f",{text}"
+    return environ, refusal
+
+
+def _check_framing(environ: Environ, body_limit: int) -> Refusal | None:
+    if "HTTP_TRANSFER_ENCODING" in environ:
+        is_fit = environ["REQUEST_METHOD"] in BODY_METHODS and environ["PATH_INFO"].startswith(_CHUNKED_PREFIX)
+        return None if is_fit else Refusal.LENGTH_REQUIRED
+    declared = environ.get("CONTENT_LENGTH", "")
+    if declared and not (declared.isascii() and declared.isdigit()):
+        return Refusal.BODY_INCOMPLETE
+    return Refusal.BODY_TOO_LARGE if len(declared) > 18 or int(declared or 0) > body_limit else None
