@@ -12,7 +12,7 @@ import pytest
 from django_redis import get_redis_connection
 from pytest_django.fixtures import Settings
 
-from apps.providers import tokens
+from apps.providers import tokens, transport
 from apps.providers.errors import (
     ForgedReceipt,
     InvalidRecipient,
@@ -30,13 +30,14 @@ from tests.providers.sandbox.client import SandboxClient
 from tests.providers.sandbox.conftest import SandboxProcess
 from tests.providers.sandbox.web import Web
 
-ALIASES = ("fcm", "apns", "webpush", "twilio", "vonage", "vonage_messages", "sendgrid", "ses")
+ALIASES = ("fcm", "apns", "webpush", "twilio", "vonage", "vonage_messages", "telnyx", "sendgrid", "ses")
 ADDRESSES = {
     "fcm": "device-{}",
     "apns": "{:064x}",
     "twilio": "+1415555{:04}",
     "vonage": "+1415555{:04}",
     "vonage_messages": "+1415555{:04}",
+    "telnyx": "+1415555{:04}",
     "sendgrid": "person{}@example.com",
     "ses": "person{}@example.com",
 }
@@ -62,7 +63,10 @@ def process(tmp_path_factory: pytest.TempPathFactory, web: Web) -> Iterator[Sand
 
 @pytest.fixture
 def sandbox(process: SandboxProcess, web: Web, settings: Settings) -> SandboxClient:
-    """The sandbox, empty and without faults, as the configured provider of every channel."""
+    """The sandbox, empty and without faults, as the configured provider of every channel, over new connections: one
+    that a test had cut may die a moment after the test."""
+    for kept in transport._local.__dict__.pop("transports", {}).values():
+        kept.close()
     process.client.control("POST", "reset")
     for alias in ALIASES:
         process.client.set_receipts(alias, delay_ms=5)
@@ -109,6 +113,12 @@ def sandbox(process: SandboxProcess, web: Web, settings: Settings) -> SandboxCli
             "api_key": values["VONAGE_API_KEY"],
             "sender": values["VONAGE_FROM"],
             "signature_secret": values["VONAGE_SIGNATURE_SECRET"],
+        },
+        "telnyx": {
+            "base_url": values["TELNYX_BASE_URL"],
+            "api_key": values["TELNYX_API_KEY"],
+            "sender": values["TELNYX_FROM"],
+            "public_key": values["TELNYX_PUBLIC_KEY"],
         },
         "ses": {
             "base_url": values["SES_BASE_URL"],

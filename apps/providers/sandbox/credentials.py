@@ -11,6 +11,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from apps.providers.sandbox.certificates import ensure_certificates
 from apps.providers.sandbox.files import write_private
@@ -37,6 +38,7 @@ VONAGE_KEY_FILE = "vonage-private-key.pem"
 SNS_KEY_FILE = "sns-signing-key.pem"
 ENV_FILE = "credentials.env"
 SMTP_USER = "sandbox"
+TELNYX_FROM = "+15005550006"
 
 _SECRET_SHAPES = {
     "twilio_account_sid": r"AC[0-9a-f]{32}",
@@ -51,6 +53,8 @@ _SECRET_SHAPES = {
     "ses_access_key_id": r"AKIA[0-9A-F]{16}",
     "ses_secret_access_key": r"[\w-]{40}",
     "smtp_password": r"[\w-]{32}",
+    "telnyx_api_key": r"KEY[0-9A-F]{32}",
+    "telnyx_signing_key": r"[0-9a-f]{64}",
 }
 
 
@@ -84,6 +88,8 @@ class Credentials:
     sns_signing_key: SigningKey
     smtp_user: str
     smtp_password: str
+    telnyx_api_key: str
+    telnyx_signing_key: Ed25519PrivateKey
     webhook_base: str
 
 
@@ -131,6 +137,8 @@ def load_credentials(data_dir: Path, *, webhook_base: str = "") -> Credentials:
             sns_signing_key=SigningKey((data_dir / SNS_KEY_FILE).read_bytes()),
             smtp_user=SMTP_USER,
             smtp_password=values["smtp_password"],
+            telnyx_api_key=values["telnyx_api_key"],
+            telnyx_signing_key=_load_ed25519(values["telnyx_signing_key"]),
             webhook_base=webhook_base.rstrip("/") or values["webhook_base"],
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -191,6 +199,8 @@ def _ensure_secrets(path: Path, webhook_base: str) -> dict[str, str]:
         "ses_access_key_id": f"AKIA{secrets.token_hex(8).upper()}",
         "ses_secret_access_key": secrets.token_urlsafe(30),
         "smtp_password": secrets.token_urlsafe(24),
+        "telnyx_api_key": f"KEY{secrets.token_hex(16).upper()}",
+        "telnyx_signing_key": secrets.token_hex(32),
     }
     kept = {
         name: values[name]
@@ -240,6 +250,12 @@ def _render_env(data_dir: Path, base_url: str, account: dict[str, Any], values: 
         "VONAGE_FROM": VONAGE_FROM,
         "VONAGE_APPLICATION_ID": VONAGE_APPLICATION_ID,
         "VONAGE_PRIVATE_KEY_FILE": data_dir / VONAGE_KEY_FILE,
+        "TELNYX_BASE_URL": f"{base_url}/telnyx",
+        "TELNYX_API_KEY": values["telnyx_api_key"],
+        "TELNYX_FROM": TELNYX_FROM,
+        "TELNYX_PUBLIC_KEY": base64.b64encode(
+            _load_ed25519(values["telnyx_signing_key"]).public_key().public_bytes_raw()
+        ).decode(),
         "SES_BASE_URL": f"{base_url}/ses",
         "SES_REGION": SES_REGION,
         "SES_ACCESS_KEY_ID": values["ses_access_key_id"],
@@ -284,6 +300,10 @@ def _make_vapid_key() -> str:
 
 def _load_vapid_key(text: str) -> ec.EllipticCurvePrivateKey:
     return ec.derive_private_key(int.from_bytes(base64.urlsafe_b64decode(f"{text}="), "big"), ec.SECP256R1())
+
+
+def _load_ed25519(seed: str) -> Ed25519PrivateKey:
+    return Ed25519PrivateKey.from_private_bytes(bytes.fromhex(seed))
 
 
 def _read_json(path: Path) -> dict[str, Any]:

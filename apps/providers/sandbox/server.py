@@ -24,6 +24,7 @@ from apps.providers.sandbox import (
     sendgrid,
     ses,
     smtp,
+    telnyx,
     twilio,
     vonage,
     vonage_messages,
@@ -38,7 +39,7 @@ from apps.providers.sandbox.state import Sandbox
 
 PROVIDERS = (
     *(fcm.create, apns.create, twilio.create, sendgrid.create, webpush.create),
-    *(vonage.create, vonage_messages.create, ses.create, smtp.create),
+    *(vonage.create, vonage_messages.create, ses.create, smtp.create, telnyx.create),
 )
 ROOT_PATHS = {"3": "apns"}  # what a provider's clients put at the root of a server and cannot be told otherwise
 MAX_BODY_BYTES = 32 * 1024 * 1024  # the largest any provider takes, and a little more
