@@ -9,7 +9,10 @@ class DeliveryConfig(AppConfig):
     verbose_name = "Delivery log"
 
     def ready(self) -> None:
-        from apps.delivery.selectors import heartbeat_ages, queue_ages  # noqa: PLC0415 - needs the models
+        from apps.delivery import privacy  # noqa: PLC0415 - needs the models
+        from apps.delivery.selectors import heartbeat_ages, queue_ages  # noqa: PLC0415
+
+        privacy.register()
 
         metrics.register_gauge(
             "notify_queue_age_seconds",

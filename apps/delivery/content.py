@@ -100,19 +100,20 @@ _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Content)
 
 
-def _aad(notification_id: UUID) -> str:
+def aad_of(notification_id: UUID) -> str:
+    """The associated data of a notification's content: a ciphertext opens in its own row only."""
     return f"notification|content|{notification_id}"
 
 
 def seal_content(content: Content, notification_id: UUID) -> bytes:
     """The ciphertext to store with the notification."""
-    return cipher.encrypt(_encoder.encode(content), _aad(notification_id))
+    return cipher.encrypt(_encoder.encode(content), aad_of(notification_id))
 
 
 def open_content(blob: bytes, notification_id: UUID) -> Content:
     """The stored content; raises ``PoisonContentError``."""
     try:
-        return _decoder.decode(cipher.decrypt(bytes(blob), _aad(notification_id)))
+        return _decoder.decode(cipher.decrypt(bytes(blob), aad_of(notification_id)))
     except (cipher.CipherError, msgspec.MsgspecError) as error:
         raise PoisonContentError(type(error).__name__) from error
 
