@@ -34,7 +34,7 @@ def erase_content(recipient_id: int, user_id: str) -> None:
 
 
 def export_notifications(recipient_id: int, user_id: str) -> dict[str, Any]:
-    """``{"items", "is_complete"}``: the person's notifications with their words, newest first, ``EXPORT_MAX`` at most."""
+    """The person's notifications with their words, newest first: ``{"items", "is_complete"}``."""
     rows = list(Notification.objects.filter(recipient_id=recipient_id).order_by("-id")[: EXPORT_MAX + 1])
     shown = rows[:EXPORT_MAX]
     deliveries = select_deliveries_of(shown)
