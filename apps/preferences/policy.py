@@ -19,7 +19,7 @@ from zoneinfo import ZoneInfo
 from apps.channels import Channel
 from apps.preferences.categories import ZONELESS_SEND, ZONELESS_SUPPRESS, CapRule, CategoryRules, Kind, QuietHoursRule
 from apps.preferences.quiet_hours import allowed_minutes, find_allowed, find_zone
-from apps.preferences.snapshots import RecipientSnapshot, has_said
+from apps.preferences.snapshots import WISH_NO, WISH_YES, RecipientSnapshot
 
 # Everybody's quiet hours end at 07:00 or 08:00: what waited for that goes out over this many minutes.
 SMEAR_MINUTES: Final = 10
@@ -142,13 +142,14 @@ def is_wanted(
 ) -> tuple[bool, Reason]:
     """Whether the recipient wants ``category`` on ``channel``, and the rule that says so, by what they said about
     the category and about the channels (wishes as in ``RecipientSnapshot``): the more specific word counts."""
-    if has_said(category_wishes, channel, wish=False):
+    no, yes = WISH_NO << channel, WISH_YES << channel
+    if category_wishes & no:
         return False, Reason.CATEGORY_OPT_OUT
-    if has_said(category_wishes, channel, wish=True):
+    if category_wishes & yes:
         return True, Reason.ALLOWED
-    if has_said(channel_wishes, channel, wish=False):
+    if channel_wishes & no:
         return False, Reason.CHANNEL_OPT_OUT
-    if has_said(channel_wishes, channel, wish=True) or channel not in category.off_by_default:
+    if channel_wishes & yes or channel not in category.off_by_default:
         return True, Reason.ALLOWED
     return False, Reason.CATEGORY_OFF_BY_DEFAULT
 

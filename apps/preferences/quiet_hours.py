@@ -172,6 +172,12 @@ def _find_change(zone: tzinfo, start: datetime, end: datetime) -> datetime:
 
 def allowed_minutes(windows: Sequence[Window], zone: tzinfo, moment: datetime, limit: int) -> int:
     """For how many whole minutes from ``moment`` on, at which it is not quiet, it stays so; at most ``limit``."""
+    local = moment.astimezone(zone)
+    minute = local.hour * 60 + local.minute
+    is_far = all((window.start_minute - minute) % DAY_MINUTES >= limit for window in windows)
+    # No window begins so soon, on whatever day, unless the clocks are put forward into one.
+    if is_far and (moment + limit * _MINUTE).astimezone(zone).utcoffset() == local.utcoffset():
+        return limit
     for minutes in range(1, limit):
         if is_quiet(windows, zone, moment + minutes * _MINUTE):
             return minutes

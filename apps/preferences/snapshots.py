@@ -8,6 +8,8 @@ import msgspec
 from apps.channels import Channel
 from apps.preferences.quiet_hours import NO_WINDOWS, Window
 
+WISH_NO: Final = 1
+WISH_YES: Final = 1 << 8
 NO_CHANNELS: Final[frozenset[Channel]] = frozenset()
 
 
@@ -24,7 +26,7 @@ class RecipientSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     ``suppressed_channels`` (push: when no other device is left), and a suppressed device is left out.
 
     ``channel_wishes`` and, by category id, ``category_wishes`` are what the person said, as bit masks: bit ``n`` is
-    "not on channel n", bit ``8 + n`` is "yes on channel n", neither is "nothing said"; see ``has_said``."""
+    "not on channel n", bit ``8 + n`` is "yes on channel n", neither is "nothing said"."""
 
     recipient_id: int
     user_id: str
@@ -57,14 +59,9 @@ class RecipientSnapshot(msgspec.Struct, frozen=True, kw_only=True):
                 return self.email_ct is not None
 
 
-def has_said(wishes: int, channel: Channel, *, wish: bool) -> bool:
-    """Whether ``wishes`` (a bit mask as in ``RecipientSnapshot``) hold the word ``wish`` on ``channel``."""
-    return bool(wishes >> (channel + 8 if wish else channel) & 1)
-
-
 def wishes_of(words: Mapping[Channel, bool]) -> int:
-    """What was said about channels as a bit mask; the inverse of asking ``has_said`` for each."""
-    return sum(1 << (channel + 8 if wish else channel) for channel, wish in words.items())
+    """What was said about channels as a bit mask, as in ``RecipientSnapshot``."""
+    return sum((WISH_YES if wish else WISH_NO) << channel for channel, wish in words.items())
 
 
 # A set of channels travels as a bit mask; every possible set is made once.
