@@ -6,14 +6,16 @@ TEST_PROCESSES ?= logical
 TEST_ENV := DJANGO_SETTINGS_MODULE=notify_project.settings.test LOG_LEVEL=ERROR
 export PYTHON
 
-.PHONY: help run demo test check fmt lock bench-import bench-transport clean
+.PHONY: help run demo test check fmt lock bench-faults bench-import bench-preferences bench-transport test-oracle clean
 
 help:
 	@echo 'make run    everything on this machine: PostgreSQL, Valkey, web, workers, beat, Flower, sandbox'
 	@echo 'make demo   300 notifications through a running stack, followed to their end'
 	@echo 'make test   the tests, with stores of their own'
+	@echo 'make test-oracle  all 100,000 random decisions, every zone and every order of the opt-out race'
 	@echo 'make check  format, lint, types, import contracts, migrations, tests'
 	@echo 'make bench-import  how many recipients a second an import loads'
+	@echo 'make bench-preferences  CPU per recipient of deciding for a batch of 500'
 	@echo 'make bench-transport  CPU per push against a bare libcurl loop'
 	@echo 'make fmt    format the code and mend what can be mended'
 	@echo 'make lock   resolve requirements/*.in into requirements/*.txt (newer versions: UPGRADE=--upgrade)'
@@ -28,6 +30,11 @@ demo:
 test:
 	@sh requirements/install.sh dev && exec $(BIN)/python -m pytest -n $(TEST_PROCESSES) --maxprocesses 8 $(ARGS)
 
+# The samples that `make test` runs of the exhaustive tests, in full.
+test-oracle:
+	@sh requirements/install.sh dev && FULL_TESTS=1 exec $(BIN)/python -m pytest -n $(TEST_PROCESSES) \
+		tests/preferences/test_oracle.py tests/preferences/test_race.py $(ARGS)
+
 check:
 	@sh requirements/install.sh dev
 	$(BIN)/ruff format --check
@@ -40,6 +47,9 @@ check:
 
 bench-import:
 	@sh requirements/install.sh dev && exec $(BIN)/python -m benchmarks.bench_import $(ARGS)
+
+bench-preferences:
+	@sh requirements/install.sh dev && exec $(BIN)/python -m benchmarks.bench_preferences $(ARGS)
 
 bench-transport:
 	@sh requirements/install.sh dev && exec $(BIN)/python -m benchmarks.bench_transport $(ARGS)
