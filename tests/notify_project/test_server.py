@@ -21,6 +21,7 @@ from django.conf import settings
 from notify_project.local.ports import LOOPBACK, free_port
 from notify_project.local.roles import Counts, web_command
 from tests.clients.factories import make_api_key, make_client
+from tests.notify_project.relay import Relay
 
 START_TIMEOUT_S = 30
 THREADS = 4
@@ -28,12 +29,13 @@ BODY_TIMEOUT_S = 1.0
 MEGABYTE = 1024 * 1024
 
 
-def database_url() -> str:
-    """Of the test database, which pytest-django has named."""
+def database_url(place: str = "") -> str:
+    """Of the test database, which pytest-django has named; ``place`` is another host and port to find it at."""
     database: dict[str, Any] = settings.DATABASES["default"]
     password = f":{quote(database['PASSWORD'])}" if database["PASSWORD"] else ""
     host = database["HOST"] or "127.0.0.1"
-    return f"postgres://{database['USER']}{password}@{quote(host, safe='')}:{database['PORT']}/{database['NAME']}"
+    place = place or f"{quote(host, safe='')}:{database['PORT']}"
+    return f"postgres://{database['USER']}{password}@{place}/{database['NAME']}"
 
 
 class Server:
@@ -184,6 +186,31 @@ def test_database_away_is_503_within_a_second(server_without_database: Server) -
     assert time.monotonic() - started < 1.0
     assert (status, document["type"]) == (503, "/problems/unavailable")
     assert headers["Retry-After"] == "1"
+
+
+OUTAGE_S = 8.0  # so long that a pool whose pauses double without an end would sleep for seven seconds more
+BACK_WITHIN_S = 5.0
+
+
+def test_database_that_was_away_for_long_is_back_within_seconds(tmp_path: Path, transactional_db: None) -> None:
+    key = make_api_key(make_client())
+    database: dict[str, Any] = settings.DATABASES["default"]
+    with Relay(database["HOST"] or LOOPBACK, int(database["PORT"])) as relay:
+        server = Server(tmp_path / "log", DATABASE_URL=database_url(f"{LOOPBACK}:{relay.port}"))
+        try:
+            server.wait_ready()
+            assert server.ask("GET", "/v1/notifications", **{"X-API-Key": key})[0] == HTTPStatus.OK
+            relay.cut()
+            ends = time.monotonic() + OUTAGE_S
+            while time.monotonic() < ends:
+                assert server.ask("GET", "/v1/notifications", **{"X-API-Key": key})[0] == 503
+                time.sleep(0.2)
+            relay.open()
+            ends = time.monotonic() + BACK_WITHIN_S
+            while server.ask("GET", "/v1/notifications", **{"X-API-Key": key})[0] != HTTPStatus.OK:
+                assert time.monotonic() < ends, server.log.read_text()
+        finally:
+            server.stop()
 
 
 HEAD = b"POST %s HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
