@@ -323,6 +323,7 @@ class Stack:
         settings = {"NOTIFY_ROLE": instance}
         if role == roles.WEB:
             settings["WEB_THREADS"] = str(self.options.counts.web_threads)
+            settings |= {name: value for name, value in roles.WEB_SETTINGS.items() if name not in self.environment}
         if role in roles.WORKER_ROLES:
             settings["WORKER_THREADS"] = str(self.options.counts.worker_threads)
         if role == roles.FLOWER:

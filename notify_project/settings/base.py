@@ -10,6 +10,7 @@ from typing import Any
 import environ
 
 from apps.delivery.queues import ALL_QUEUES, queue_of
+from notify_project.database import bounded_connection
 
 BASE_DIR = Path(__file__).resolve().parent.parent.parent
 
@@ -119,6 +120,12 @@ DATABASES["default"].update(
         },
     }
 )
+# Set for web processes, where somebody waits; 0 in workers and commands, some of whose statements are long.
+DATABASE_STATEMENT_TIMEOUT_MS: int = env.int("DATABASE_STATEMENT_TIMEOUT_MS", default=0)
+if DATABASE_STATEMENT_TIMEOUT_MS:
+    DATABASES["default"]["OPTIONS"]["options"] += f" -c statement_timeout={DATABASE_STATEMENT_TIMEOUT_MS}"
+    _patience_s = DATABASE_STATEMENT_TIMEOUT_MS / 1000 + 1  # the server has the first word
+    DATABASES["default"]["OPTIONS"]["pool"]["connection_class"] = bounded_connection(_patience_s)
 CACHES = {
     "default": {
         "BACKEND": "django_redis.cache.RedisCache",

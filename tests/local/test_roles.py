@@ -70,6 +70,13 @@ def test_compose_runs_the_same_commands():
     assert commands == expected_commands(host="0.0.0.0", schedule=Path("/var/lib/notify/schedule"))
 
 
+def test_compose_gives_web_the_same_settings_and_workers_none_of_them():
+    services = load("compose.yaml")["services"]
+    assert roles.WEB_SETTINGS.items() <= services[roles.WEB]["environment"].items()
+    for role in roles.WORKER_ROLES:
+        assert not roles.WEB_SETTINGS.keys() & services[role]["environment"].keys()
+
+
 def test_compose_health_checks_ask_the_worker_they_belong_to():
     services = load("compose.yaml")["services"]
     for role in roles.WORKER_ROLES:

@@ -213,6 +213,29 @@ def test_database_that_was_away_for_long_is_back_within_seconds(tmp_path: Path, 
             server.stop()
 
 
+def test_database_that_stands_still_holds_no_thread_for_long(tmp_path: Path, transactional_db: None) -> None:
+    headers = {"X-API-Key": make_api_key(make_client())}
+    database: dict[str, Any] = settings.DATABASES["default"]
+    with Relay(database["HOST"] or LOOPBACK, int(database["PORT"])) as relay:
+        url = database_url(f"{LOOPBACK}:{relay.port}")
+        server = Server(tmp_path / "log", DATABASE_URL=url, DATABASE_STATEMENT_TIMEOUT_MS="300")
+        try:
+            server.wait_ready()
+            assert server.ask("GET", "/v1/notifications", **headers)[0] == HTTPStatus.OK
+            relay.freeze()
+            for _ in range(2 * THREADS):
+                started = time.monotonic()
+                status, document, _ = server.ask("GET", "/v1/notifications", **headers)
+                assert (status, document["type"]) == (503, "/problems/unavailable")
+                assert time.monotonic() - started < 3.0
+            relay.thaw()
+            ends = time.monotonic() + BACK_WITHIN_S
+            while server.ask("GET", "/v1/notifications", **headers)[0] != HTTPStatus.OK:
+                assert time.monotonic() < ends, server.log.read_text()
+        finally:
+            server.stop()
+
+
 HEAD = b"POST %s HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
 
 
