@@ -128,7 +128,7 @@ class BreakerView:
 
 def look(alias: str) -> BreakerView:
     """The breaker of ``alias`` as it is now; changes nothing."""
-    order, view = orders.get().get(alias), _storage(alias).run(Operation.LOOK)
+    order, view = orders.get().get(alias), _store.run(alias, Operation.LOOK, _times())
     return BreakerView(
         state=order.state.value if order else view.state,
         is_forced=order is not None,
@@ -137,6 +137,10 @@ def look(alias: str) -> BreakerView:
         volume=view.successes + view.failures,
         retry_after_s=0.0 if order else view.retry_after_s,
     )
+
+
+def _times() -> Times:
+    return Times(settings.BREAKER_OPEN_S, settings.BREAKER_MAX_OPEN_S)
 
 
 class SharedStorage(CircuitBreakerStorage):
@@ -152,8 +156,7 @@ class SharedStorage(CircuitBreakerStorage):
         self.face: CircuitBreaker = CircuitBreaker(name=alias, state_storage=self, listeners=[_Announcer()])
 
     def run(self, op: Operation, successes: int = 0, failures: int = 0) -> View:
-        times = Times(settings.BREAKER_OPEN_S, settings.BREAKER_MAX_OPEN_S)
-        view = self._view = self._store.run(self._alias, op, times, successes, failures)
+        view = self._view = self._store.run(self._alias, op, _times(), successes, failures)
         self._seen_at = time.monotonic()
         _ = self.face.state  # notices a change and tells the listeners
         return view

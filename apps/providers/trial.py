@@ -105,7 +105,7 @@ def _advise(provider: Provider, error: ProviderError) -> tuple[str, ...]:
             "or app. In operation the platform would stop using it.",
         )
     if isinstance(error, UnsupportedFeature):
-        return ("This provider cannot carry such a message, or it is too large for it. A shorter one may pass.",)
+        return ("This provider cannot carry such a message to such an address, and would not be asked again.",)
     if isinstance(error, PermanentError):
         return (
             "The provider refused the message itself, and would again. Look the code up in its documentation; often it "

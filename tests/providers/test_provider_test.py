@@ -130,7 +130,7 @@ def test_wrong_arguments_say_what_is_wrong(account: Any, arguments: tuple[str, .
     [
         (OutcomeUnknown("twilio", "no_answer"), "may have gone out"),
         (InvalidRecipient("twilio", "21211"), "the address does not"),
-        (UnsupportedFeature("twilio", "21617"), "too large"),
+        (UnsupportedFeature("twilio", "21617"), "would not be asked again"),
         (PermanentError("twilio", "21606"), "often it is the sender"),
         (RateLimited("twilio", "20429", retry_after_s=7.0), "asks for 7 s"),
         (TransientError("twilio", "503"), "trouble of its own"),

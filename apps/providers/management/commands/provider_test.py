@@ -42,9 +42,9 @@ class Command(BaseCommand):
         for line in verdict.lines:
             self.stdout.write(line)
         view = breaker.look(provider.alias)
-        if view.state != "closed":
+        if view.state == "open":
             why = f", forced: {view.reason}" if view.is_forced else ""
-            self.stdout.write(f"In operation nothing is sent through it at present: its breaker is {view.state}{why}.")
+            self.stdout.write(f"In operation nothing is sent through it at present: its breaker is open{why}.")
         if not verdict.is_accepted:
             sys.exit(1)
 
