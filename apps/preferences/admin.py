@@ -16,26 +16,14 @@ from apps.channels import Channel
 from apps.preferences import addresses, cipher, selectors, services
 from apps.preferences.admin_import import ImportMixin
 from apps.preferences.admin_reveal import ReasonForm, RevealMixin
+from apps.preferences.admin_wishes import WISH_INLINES, save_wishes
 from apps.preferences.forms import (
-    ChannelPreferenceForm,
-    ChannelPreferenceFormSet,
     DeviceForm,
     RecipientForm,
     SuppressionForm,
 )
-from apps.preferences.models import ChannelPreference, Device, Recipient, Suppression
+from apps.preferences.models import Device, Recipient, Suppression
 from apps.preferences.services import UNCHANGED
-
-
-class ChannelPreferenceInline(admin.TabularInline):  # type: ignore[type-arg]
-    """One row a channel; a channel nothing was said about is on."""
-
-    model = ChannelPreference
-    form = ChannelPreferenceForm
-    formset = ChannelPreferenceFormSet
-    fields = ("channel", "is_enabled")
-    extra = max_num = len(Channel)
-    can_delete = False
 
 
 class DeviceInline(admin.TabularInline):  # type: ignore[type-arg]
@@ -61,7 +49,7 @@ class RecipientAdmin(RevealMixin, ImportMixin):
     """Recipients, found by id or by full address."""
 
     form = RecipientForm
-    inlines = (ChannelPreferenceInline, DeviceInline)
+    inlines = (*WISH_INLINES, DeviceInline)
     list_display = ("user_id", "email", "phone", "state", "time_zone", "updated_at")
     list_filter = ("is_opted_out", ("erased_at", admin.EmptyFieldListFilter))
     list_per_page = 50
@@ -142,10 +130,7 @@ class RecipientAdmin(RevealMixin, ImportMixin):
     def save_formset(self, request: HttpRequest, form: Any, formset: Any, change: bool) -> None:
         rows = formset.save(commit=False)  # fills what the history is written from
         user_id = form.instance.user_id
-        if formset.model is ChannelPreference:
-            services.update_preferences(
-                user_id=user_id, channels={Channel(row.channel): row.is_enabled for row in rows}
-            )
+        if save_wishes(user_id, formset):
             return
         for device in formset.deleted_objects:
             services.remove_device(user_id=user_id, device_id=device.pk)

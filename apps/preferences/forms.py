@@ -11,7 +11,7 @@ from django.core.exceptions import ValidationError
 
 from apps.channels import Channel
 from apps.preferences import addresses, cipher, ledger, profile
-from apps.preferences.models import ChannelPreference, Device, Recipient, Suppression
+from apps.preferences.models import Device, Recipient, Suppression
 
 _WIDE = forms.TextInput(attrs={"size": 40, "autocomplete": "off"})
 
@@ -81,31 +81,6 @@ class RecipientForm(forms.ModelForm):  # type: ignore[type-arg]
             if cleaned.get(f"remove_{name}") and cleaned.get(f"new_{name}"):
                 self.add_error(f"remove_{name}", "Either enter a new value or remove it.")
         return cleaned
-
-
-class ChannelPreferenceForm(forms.ModelForm):  # type: ignore[type-arg]
-    """One channel on or off; a channel's row stays that channel's."""
-
-    class Meta:
-        model = ChannelPreference
-        fields = ("channel", "is_enabled")
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.fields["channel"].disabled = self.instance.pk is not None
-
-
-class ChannelPreferenceFormSet(forms.BaseInlineFormSet):  # type: ignore[type-arg]
-    """A row for every channel: a channel nothing was said about is shown as on, and stored when that changes.
-
-    Such a row's channel is a field like any other and is sent back: should a preference come in through the API
-    meanwhile, the rows no longer line up, and the clash must be an error and not the wrong channel's change."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        stated = set(self.get_queryset().values_list("channel", flat=True))
-        unstated = [channel for channel in Channel if channel not in stated]
-        self.initial_extra = [{"channel": channel.value, "is_enabled": True} for channel in unstated]
 
 
 class DeviceForm(forms.ModelForm):  # type: ignore[type-arg]

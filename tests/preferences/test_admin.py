@@ -8,7 +8,8 @@ from django.urls import reverse
 
 from apps.channels import Channel
 from apps.preferences import selectors, services
-from apps.preferences.models import Device, Recipient, Suppression
+from apps.preferences.models import Category, Device, Recipient, Suppression
+from apps.preferences.quiet_hours import DAYS, Window
 from tests.preferences.factories import RecipientFactory
 
 pytestmark = pytest.mark.django_db
@@ -54,7 +55,7 @@ def test_recipient_is_added_with_preference_and_device(admin_client: Client) -> 
         "devices-0-new_token": "token-1",
     }
     assert data["channel_preferences-1-channel"] == Channel.SMS.value
-    data.pop("channel_preferences-1-is_enabled")
+    data["channel_preferences-1-word"] = "off"
     saved(admin_client.post(ADD, data))
     recipient = Recipient.objects.get(user_id="user-1")
     assert selectors.reveal_contact(recipient, Channel.EMAIL) == "ann@example.com"
@@ -84,18 +85,153 @@ def test_every_channel_has_a_row_and_only_what_changes_is_stored(admin_client: C
     recipient = RecipientFactory(channels={Channel.SMS: False})
     data = form_of(admin_client, change_url(recipient))
     row_of = {data[f"channel_preferences-{row}-channel"]: row for row in (1, 2)}
-    data.pop(f"channel_preferences-{row_of[Channel.EMAIL]}-is_enabled")
-    saved(admin_client.post(change_url(recipient), data | {"channel_preferences-0-is_enabled": "on"}))
+    data[f"channel_preferences-{row_of[Channel.EMAIL]}-word"] = "off"
+    saved(admin_client.post(change_url(recipient), data | {"channel_preferences-0-word": "on"}))
     assert dict(recipient.channel_preferences.values_list("channel", "is_enabled")) == {
         Channel.SMS: True,
         Channel.EMAIL: False,
     }
 
 
+def test_word_on_a_channel_is_taken_back(admin_client: Client) -> None:
+    recipient = RecipientFactory(channels={Channel.SMS: False})
+    data = form_of(admin_client, change_url(recipient)) | {"channel_preferences-0-word": ""}
+    saved(admin_client.post(change_url(recipient), data))
+    assert not recipient.channel_preferences.exists()
+
+
+def add_row(data: dict[str, Any], prefix: str, **fields: object) -> dict[str, Any]:
+    row = int(data[f"{prefix}-TOTAL_FORMS"])
+    return (
+        data | {f"{prefix}-TOTAL_FORMS": row + 1} | {f"{prefix}-{row}-{name}": value for name, value in fields.items()}
+    )
+
+
+def test_category_s_word_is_added_changed_and_taken_back(admin_client: Client) -> None:
+    recipient = RecipientFactory()
+    marketing = Category.objects.get(key="marketing")
+
+    def words() -> list[tuple[int, bool]]:
+        return list(recipient.category_preferences.values_list("channel", "is_enabled"))
+
+    data = form_of(admin_client, change_url(recipient))
+    data = add_row(data, "category_preferences", category=marketing.pk, channel=Channel.EMAIL.value, word="off")
+    saved(admin_client.post(change_url(recipient), data))
+    assert words() == [(Channel.EMAIL, False)]
+    version = selectors.select_versions([recipient.user_id])[recipient.user_id][1]
+    assert version > recipient.version
+    data = form_of(admin_client, change_url(recipient))
+    saved(admin_client.post(change_url(recipient), data | {"category_preferences-0-word": "on"}))
+    assert words() == [(Channel.EMAIL, True)]
+    data = form_of(admin_client, change_url(recipient))
+    saved(admin_client.post(change_url(recipient), data | {"category_preferences-0-DELETE": "on"}))
+    assert words() == []
+    assert "Deleted category preference" in LogEntry.objects.latest("pk").get_change_message()
+
+
+def test_quiet_hours_are_added_changed_and_removed(admin_client: Client) -> None:
+    recipient = RecipientFactory()
+
+    def shown() -> list[str]:
+        return sorted(str(row) for row in recipient.quiet_hours.all())
+
+    data = form_of(admin_client, change_url(recipient))
+    data = add_row(data, "quiet_hours", on_days=["mon", "tue"], start="22:00", end="07:00")
+    saved(
+        admin_client.post(
+            change_url(recipient), add_row(data, "quiet_hours", on_days="sun", start="00:00", end="24:00")
+        )
+    )
+    assert shown() == ["00:00-24:00 on sun", "22:00-07:00 on mon, tue"]
+    data = form_of(admin_client, change_url(recipient))
+    version = selectors.select_versions([recipient.user_id])[recipient.user_id][1]
+    saved(admin_client.post(change_url(recipient), data))
+    assert selectors.select_versions([recipient.user_id])[recipient.user_id][1] == version
+    saved(admin_client.post(change_url(recipient), data | {"quiet_hours-0-end": "06:30", "quiet_hours-1-DELETE": "on"}))
+    assert shown() == ["22:00-06:30 on mon, tue"]
+    snapshot = selectors.load_snapshots({recipient.user_id: 0})[recipient.user_id]
+    assert snapshot.quiet_hours == (Window(0b11, 22 * 60, 6 * 60 + 30),)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"on_days": "mon", "start": "7", "end": "08:00"},
+        {"on_days": "mon", "start": "07:00", "end": "07:00"},
+        {"on_days": [], "start": "07:00", "end": "08:00"},
+        {"on_days": "moonday", "start": "07:00", "end": "08:00"},
+        {"on_days": list(DAYS), "start": "00:00", "end": "24:00"},
+        {"on_days": "mon", "start": "", "end": "08:00"},
+    ],
+)
+def test_quiet_hours_that_make_no_sense_are_an_error_of_the_form(admin_client: Client, row: dict[str, object]) -> None:
+    recipient = RecipientFactory()
+    data = form_of(admin_client, change_url(recipient))
+    response = admin_client.post(change_url(recipient), add_row(data, "quiet_hours", **row))
+    assert (response.status_code, recipient.quiet_hours.count()) == (200, 0)
+
+
+CATEGORIES = reverse("admin:preferences_category_changelist")
+
+
+def test_category_is_added_edited_and_retired_but_never_deleted(admin_client: Client) -> None:
+    add, delete = reverse("admin:preferences_category_add"), "admin:preferences_category_delete"
+    saved(admin_client.post(add, form_of(admin_client, add) | {"key": "news", "name": "News"}))
+    category = Category.objects.get(key="news")
+    change = reverse("admin:preferences_category_change", args=[category.pk])
+    data = form_of(admin_client, change) | {"key": "other", "cap_limit": 3, "cap_period_s": 86_400, "kind": "marketing"}
+    data.pop("is_active")
+    saved(admin_client.post(change, data))
+    category.refresh_from_db()
+    assert (category.key, category.cap_limit, category.kind, category.is_active) == ("news", 3, "marketing", False)
+    assert admin_client.post(reverse(delete, args=[category.pk]), {"post": "yes"}).status_code == 403
+    assert b"3 in 86400 s" in admin_client.get(CATEGORIES).content
+
+
+def test_edited_category_counts_at_once_in_this_process(
+    admin_client: Client, django_capture_on_commit_callbacks: Any
+) -> None:
+    assert selectors.load_categories()["marketing"].cap is None
+    change = reverse("admin:preferences_category_change", args=[Category.objects.get(key="marketing").pk])
+    with django_capture_on_commit_callbacks(execute=True):
+        data = form_of(admin_client, change) | {"cap_limit": 3, "cap_period_s": 86_400}
+        saved(admin_client.post(change, data))
+    assert selectors.load_categories()["marketing"].cap.limit == 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"key": "Big News"},
+        {"key": ""},
+        {"key": "marketing"},
+        {"cap_limit": 3},
+        {"cap_period_s": 3600},
+        {"cap_limit": 0, "cap_period_s": 3600},
+        {"cap_limit": 1001, "cap_period_s": 3600},
+        {"cap_limit": 3, "cap_period_s": 59},
+        {"cap_limit": 3, "cap_period_s": 3_000_000},
+        {"kind": "vital"},
+    ],
+)
+def test_category_that_makes_no_sense_is_an_error_of_the_form(admin_client: Client, change: dict[str, Any]) -> None:
+    add, count = reverse("admin:preferences_category_add"), Category.objects.count()
+    response = admin_client.post(add, form_of(admin_client, add) | {"key": "news", "name": "News"} | change)
+    assert (response.status_code, Category.objects.count()) == (200, count)
+
+
+def test_default_category_cannot_be_retired(admin_client: Client) -> None:
+    change = reverse("admin:preferences_category_change", args=[Category.objects.get(key="").pk])
+    data = form_of(admin_client, change)
+    data.pop("is_active")
+    assert admin_client.post(change, data).status_code == 200
+    assert Category.objects.get(key="").is_active
+
+
 def test_preference_that_came_in_meanwhile_is_not_mixed_up_with_another(admin_client: Client) -> None:
     recipient = RecipientFactory()
     data = form_of(admin_client, change_url(recipient))
-    data.pop("channel_preferences-0-is_enabled")  # push off
+    data["channel_preferences-0-word"] = "off"  # push
     services.update_preferences(user_id=recipient.user_id, channels={Channel.PUSH: True})
     admin_client.post(change_url(recipient), data)
     assert not recipient.channel_preferences.filter(channel__in=[Channel.SMS, Channel.EMAIL], is_enabled=False).exists()
