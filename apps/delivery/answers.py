@@ -31,13 +31,15 @@ StatusName = Literal[
 
 
 class AcceptedDelivery(msgspec.Struct, frozen=True):
-    """The decision for one channel × address. `reason` says why it waits or is suppressed."""
+    """The decision for one channel × address. `reason` says why it waits or is suppressed; `segments` is how many parts
+    an SMS is charged as."""
 
     id: UUID | None
     channel: ChannelName
     status: StatusName
     reason: str | None
     not_before: datetime | None
+    segments: int | None
 
 
 class AcceptedNotification(msgspec.Struct, frozen=True):

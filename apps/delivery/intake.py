@@ -35,6 +35,7 @@ from apps.preferences.caps import CapRequest, peek_usage
 from apps.preferences.categories import CategoryRules
 from apps.preferences.selectors import RecipientSnapshot, find_category, load_snapshots, select_versions
 from apps.problems import Problem, invalid_field
+from apps.providers.adapters.sms_segments import count_segments
 
 DOORBELL_GRACE_S = 10.0  # how long the sweep leaves a row to its doorbell
 log = structlog.get_logger("notify.delivery.intake")
@@ -178,6 +179,8 @@ def _check_size(order: Order, planned: Sequence[_Planned]) -> None:
 
 
 def _answer(order: Order, notification_id: UUID, ids: Sequence[UUID], planned: Sequence[_Planned]) -> bytes:
+    has_sms = any(item.channel is Channel.SMS for item in planned)
+    segments = count_segments(order.content.sms_body).count if has_sms else None
     return msgspec.json.encode(
         AcceptedNotification(
             id=None if order.is_dry_run else notification_id,
@@ -193,6 +196,7 @@ def _answer(order: Order, notification_id: UUID, ids: Sequence[UUID], planned: S
                     status=item.status.label,  # type: ignore[arg-type]
                     reason=reason_label(item.reason),
                     not_before=item.not_before,
+                    segments=segments if item.channel is Channel.SMS else None,
                 )
                 for delivery_id, item in zip(ids, planned, strict=True)
             ],

@@ -312,3 +312,13 @@ def test_cancel_does_not_claim_what_it_cannot_know(api):
     Delivery.objects.update(reason=Reason.RETRY_AFTER_UNKNOWN, provider=3)
     answer = api.post(f"{URL}/{created['id']}/cancel").json()
     assert (answer["cancelled"], answer["status"]) == (0, "unknown")
+
+
+@pytest.mark.parametrize(("body", "segments"), [("x" * 160, 1), ("x" * 161, 2), ("ž" * 71, 2)])
+def test_parts_of_an_sms_are_told(api, body, segments):
+    answer = post(api, body_for(RecipientFactory(), content={"body": body}, dry_run=True)).json()
+    assert {one["channel"]: one["segments"] for one in answer["deliveries"]} == {
+        "push": None,
+        "sms": segments,
+        "email": None,
+    }
