@@ -11,6 +11,7 @@ from apps.preferences.faults import Fault, InvalidEntry
 from apps.preferences.models import Category
 
 MAX_RECIPIENTS: Final = 1_000
+MAX_DEVICES: Final = 2_000  # in all: each is locked by itself, so many take their time
 
 
 @dataclass(frozen=True, slots=True)

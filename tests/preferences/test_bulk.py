@@ -254,10 +254,11 @@ def test_more_devices_than_one_transaction_takes(api: APIClient) -> None:
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 GARBAGE = [None, True, 0, 1.5, -1, "", "x", "\ud7ff", "a" * 5_000, [], [1], {}, {"a": 1}, "•••", "12345"]
+GARBAGE += [{"a": 1e20}, "ann@example.com", "+15005550006"]
 RIGHT: dict[str, list[Any]] = {
     "user_id": ["x", "\ud7ff", "•••", "12345"],
-    "email": [None],
-    "phone": [None],
+    "email": [None, "ann@example.com"],
+    "phone": [None, "+15005550006"],
     "locale": [""],
     "time_zone": [""],
     "attributes": [{}, {"a": 1}],
@@ -361,6 +362,12 @@ def test_more_than_a_thousand_are_refused_as_a_whole(api: APIClient) -> None:
     assert not Recipient.objects.exists()
     assert put(api, *users[:1_000]).status_code == 200
     assert Recipient.objects.count() == 1_000
+
+
+def test_more_devices_than_a_call_takes_are_refused_as_a_whole(api: APIClient) -> None:
+    users = [{"user_id": f"user-{n}", "devices": [device(f"t-{n}-{m}") for m in range(20)]} for n in range(101)]
+    assert put(api, *users).status_code == 422
+    assert not Recipient.objects.exists()
 
 
 def test_a_thousand_take_a_handful_of_statements(api: APIClient, django_assert_max_num_queries: Any) -> None:

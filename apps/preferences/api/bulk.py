@@ -142,8 +142,9 @@ class BulkView(APIView):
         summary="Create or replace up to 1,000 recipients",
         description="Each item does what `PUT /v1/users/{user_id}` does: a field of the profile that is left out is "
         "removed. `preferences` and `devices` may come along and only add to what is there. A wrong item is refused "
-        "and does not stop the others: look at `results`. The same call again changes nothing, so after a failure "
-        "send it again. The rate limit counts every item.",
+        "and does not stop the others: look at `results`. "
+        f"All items together may name {bulk.MAX_DEVICES:,} devices. The same call again changes nothing, so after a "
+        "failure send it again. The rate limit counts every item.",
         request={"application/json": _BODY},
         responses={
             200: OpenApiResponse(_ANSWER, description="All items were stored."),
@@ -172,7 +173,15 @@ def _users_of(data: Any) -> list[Any]:
     if len(users) > bulk.MAX_RECIPIENTS:
         detail = f"Enter at most {bulk.MAX_RECIPIENTS:,} recipients; these are {len(users):,}."
         raise invalid_field("/users", detail, "max_length")
+    devices = sum(len(item["devices"]) for item in users if isinstance(item, dict) and _has_devices(item))
+    if devices > bulk.MAX_DEVICES:
+        detail = f"Enter at most {bulk.MAX_DEVICES:,} devices in one call; these are {devices:,}."
+        raise invalid_field("/users", detail, "max_length")
     return users
+
+
+def _has_devices(item: dict[str, Any]) -> bool:
+    return isinstance(item.get("devices"), list)
 
 
 def _escape(name: str) -> str:
