@@ -189,3 +189,67 @@ def dump_database(url):
                 text += b"".join(bytes(chunk) for chunk in copy)
     sealed = b"".join(bytes.fromhex(match.decode()) for match in re.findall(rb"\\\\x((?:[0-9a-f]{2})+)", text))
     return text + sealed
+
+
+def fault(stack, provider, rule):
+    url = f"{stack.urls['inbox'].rstrip('/')}/_sandbox/faults/{provider}"
+    response = requests.delete(url, timeout=5) if rule is None else requests.put(url, json=[rule], timeout=5)
+    response.raise_for_status()
+
+
+@pytest.mark.parametrize(
+    ("channel", "ill", "expected"),
+    [
+        ("sms", ["twilio"], "vonage"),
+        ("email", ["sendgrid"], "ses"),
+        ("email", ["sendgrid", "ses"], "smtp"),
+    ],
+)
+def test_next_provider_takes_over(stack, caller, channel, ill, expected):
+    for provider in ill:
+        fault(stack, provider, {"mode": "error", "status": 503, "error_rate": 1.0})
+    try:
+        sent = caller.send(channels=[channel]).json()["id"]
+        wait_until(lambda: caller.look(sent)["deliveries"][0]["sent_at"] is not None, lambda: caller.look(sent))
+    finally:
+        for provider in ill:
+            fault(stack, provider, None)
+    (delivery,) = caller.look(sent)["deliveries"]
+    assert delivery["provider"] == expected
+    assert delivery["attempt_count"] == 1
+    assert [attempt["provider"] for attempt in delivery["attempts"]] == ill
+
+
+def test_accepted_but_unanswered_is_told_and_resolved_by_its_receipt(stack, caller):
+    """The provider takes the message and cuts the line: nobody knows, until the receipt says that it arrived."""
+    fault(stack, "twilio", {"mode": "drop", "times": 1})
+    try:
+        sent = caller.send(channels=["sms"]).json()["id"]
+        story = caller.wait_for(sent)
+    finally:
+        fault(stack, "twilio", None)
+    assert [attempt["outcome"] for attempt in story["deliveries"][0]["attempts"]] == ["unknown"]
+
+
+def test_person_who_answers_stop_gets_no_more(stack, caller):
+    url = f"{stack.urls['inbox'].rstrip('/')}/_sandbox/inbound/twilio"
+    for text, status in (("STOP", "suppressed"), ("START", "delivered")):
+        requests.post(url, json={"from": "+15005551002", "text": text}, timeout=5).raise_for_status()
+
+        def is_obeyed(status=status):
+            answer = caller.send(user_id="demo-2", channels=["sms"], dry_run=True).json()
+            return (answer["deliveries"][0]["status"] == "suppressed") is (status == "suppressed")
+
+        wait_until(is_obeyed, timeout_s=10)
+        caller.wait_for(caller.send(user_id="demo-2", channels=["sms"]).json()["id"], status)
+
+
+def test_device_that_is_gone_is_switched_off(stack, caller):
+    body = {"token": "unregistered-" + "x" * 100, "platform": "android"}
+    caller.request("PUT", "/v1/users/gone", json={"locale": "en"}).raise_for_status()
+    caller.request("POST", "/v1/users/gone/devices", json=body).raise_for_status()
+    sent = caller.send(user_id="gone", channels=["push"]).json()["id"]
+    story = caller.wait_for(sent, "failed")
+    assert story["deliveries"][0]["reason"] == "invalid_recipient"
+    again = caller.send(user_id="gone", channels=["push"], dry_run=True).json()
+    assert again["deliveries"][0]["reason"] in ("no_address", "address_suppressed")
