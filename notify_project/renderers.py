@@ -1,5 +1,6 @@
 """Writing JSON answers."""
 
+import json
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import orjson
 from django.utils.functional import Promise
 from rest_framework.renderers import BaseRenderer
+from rest_framework.utils.encoders import JSONEncoder
 
 
 class JSONRenderer(BaseRenderer):
@@ -23,7 +25,19 @@ class JSONRenderer(BaseRenderer):
         """``data`` as JSON; nothing for None."""
         if data is None:
             return b""
-        return orjson.dumps(data, default=_to_plain, option=orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS)
+        try:
+            return orjson.dumps(data, default=_to_plain, option=orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS)
+        except orjson.JSONEncodeError:
+            # What is stored is no reason for a 500: an integer of more than 64 bits, half a surrogate pair.
+            return json.dumps(data, cls=_PlainEncoder, separators=(",", ":")).encode()
+
+
+class _PlainEncoder(JSONEncoder):
+    def default(self, obj: Any) -> Any:
+        try:
+            return _to_plain(obj)
+        except TypeError:
+            return super().default(obj)
 
 
 def _to_plain(value: Any) -> Any:

@@ -1,7 +1,6 @@
 """What a recipient's plain fields may hold. Pure: every check returns the value to store or raises ``InvalidValue``."""
 
 import json
-import math
 import re
 from functools import lru_cache
 from typing import Any, Final
@@ -13,12 +12,16 @@ TIME_ZONE_MAX_LENGTH: Final = 64
 APP_ID_MAX_LENGTH: Final = 128
 ATTRIBUTES_MAX_BYTES: Final = 4096
 ATTRIBUTES_MAX_DEPTH: Final = 5
+# jsonb keeps numbers exactly, whatever their size, and gives 1e20 back as an integer, which few readers of JSON take.
+NUMBER_LIMIT: Final = 2**63
 
 # language ["-" script] ["-" region] *("-" variant), RFC 5646 2.1 without extensions and private use
 _LOCALE = re.compile(
     r"(?P<language>[A-Za-z]{2,3})(?:-(?P<script>[A-Za-z]{4}))?(?:-(?P<region>[A-Za-z]{2}|[0-9]{3}))?"
     r"(?P<variants>(?:-(?:[A-Za-z0-9]{5,8}|[0-9][A-Za-z0-9]{3}))*)"
 )
+_EMAIL_WITHIN = re.compile(r"[^\s@<>]@[^\s@<>]+\.[^\s@<>]")
+_PHONE = re.compile(r"\+[\s().-]*[0-9](?:[\s().-]*[0-9]){7,}")  # E.164 needs the +: bare digits are an ordinary id
 _NOT_ZONES: Final = frozenset({"Factory", "localtime"})  # files of the tz database's directory, not places
 
 
@@ -28,12 +31,17 @@ class InvalidValue(ValueError):
 
 def check_user_id(value: str) -> str:
     """``value`` if it can name a recipient: 1 to 128 printable characters without ``/``, not ``.`` or ``..``,
-    no space at either end. It is the caller's own id, compared byte for byte; it appears in URLs, logs and cache
-    keys, so it must not itself be an e-mail address or a phone number."""
+    no space at either end, and neither an e-mail address nor a phone number, as it appears in URLs, logs and cache
+    keys. It is the caller's own id, compared byte for byte."""
     if not 1 <= len(value) <= USER_ID_MAX_LENGTH:
         raise InvalidValue(f"A user id has 1 to {USER_ID_MAX_LENGTH} characters.")
     if not value.isprintable() or "/" in value or value.strip() != value or value in {".", ".."}:
         raise InvalidValue("A user id has printable characters only, no '/', and no space at either end.")
+    if _EMAIL_WITHIN.search(value) or _PHONE.fullmatch(value):
+        raise InvalidValue(
+            "A user id appears in URLs and logs, so it cannot be an e-mail address or a phone number. "
+            "Use an id of your own."
+        )
     return value
 
 
@@ -82,10 +90,14 @@ def check_attributes(value: object) -> dict[str, Any]:
 
 def _check_json(value: object, levels_left: int) -> None:
     match value:
-        case None | bool() | int():
+        case None | bool():
             return
-        case float() if math.isfinite(value):
+        case int() | float() if -NUMBER_LIMIT <= value < NUMBER_LIMIT:  # which NaN and the infinities are not
             return
+        case int() | float():
+            raise InvalidValue(
+                "A number in the attributes is not between -2^63 and 2^63. Send a long number as a text."
+            )
         case str():
             _check_text(value)
         case dict() | list() if levels_left == 0:
@@ -98,7 +110,7 @@ def _check_json(value: object, levels_left: int) -> None:
                 _check_json(key, levels_left)
                 _check_json(item, levels_left - 1)
         case _:
-            raise InvalidValue("The attributes hold a number or value that JSON does not have.")
+            raise InvalidValue("The attributes hold a value that JSON does not have.")
 
 
 def _check_text(text: str) -> None:

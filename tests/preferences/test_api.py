@@ -108,6 +108,8 @@ def test_erased_user_is_gone(api: APIClient) -> None:
         ({"attributes": []}, "/attributes"),
         ({"attributes": "{}"}, "/attributes"),
         ({"attributes": {"a": "x" * 5000}}, "/attributes"),
+        ({"attributes": {"a": 1e20}}, "/attributes"),
+        ({"attributes": {"a": [{"b": -(10**30)}]}}, "/attributes"),
         ({"attributes": {"a": {"b": {"c": {"d": {"e": {}}}}}}}, "/attributes"),
         ({"e-mail": "ann@example.com"}, "/e-mail"),
         ({"a/b~c": 1}, "/a~1b~0c"),
@@ -117,6 +119,20 @@ def test_erased_user_is_gone(api: APIClient) -> None:
 def test_bad_profile_field_is_pointed_at_and_nothing_is_stored(api: APIClient, body: Any, pointer: str) -> None:
     assert pointers(send(api, "put", "/v1/users/user-1", body)) == [pointer]
     assert not Recipient.objects.exists()
+
+
+@pytest.mark.parametrize("user_id", ["ann@example.com", "+15005550006"])
+def test_contact_point_is_no_user_id(api: APIClient, user_id: str) -> None:
+    response = send(api, "put", f"/v1/users/{user_id}", {})
+    assert (response.status_code, response.json()["type"]) == (422, "/problems/invalid-user-id")
+    assert not Recipient.objects.exists()
+
+
+def test_number_stored_long_ago_can_be_read(api: APIClient) -> None:
+    RecipientFactory(user_id="user-1")
+    Recipient.objects.update(attributes={"a": 10**30})
+    response = send(api, "get", "/v1/users/user-1")
+    assert (response.status_code, response.json()["attributes"]) == (200, {"a": 10**30})
 
 
 def test_every_wrong_field_is_named_at_once(api: APIClient) -> None:

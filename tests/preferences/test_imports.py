@@ -117,6 +117,7 @@ def test_bad_lines_are_listed_and_the_others_loaded(run: Any) -> None:
     [
         (",a@example.com,,,", "user_id"),
         ("a/b,,,,", "user_id"),
+        ("ann@example.com,,,,", "user_id"),
         (" user-1,,,,", "user_id"),
         ("user-1,ann,,,", "email"),
         ("user-1,,12345,,", "phone"),

@@ -38,6 +38,26 @@ def test_user_id_that_cannot_be_in_a_url_is_refused(user_id: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "user_id",
+    [
+        "ann@example.com", "Ann.B+x@mail.example.com", "mailto:ann@example.com", "+15005550006", "+49 30 1234567",
+        "+1 (500) 555-0006", "+12345678",
+    ],
+)  # fmt: skip
+def test_user_id_that_is_a_contact_point_is_refused_and_not_repeated(user_id: str) -> None:
+    with pytest.raises(InvalidValue, match="Use an id of your own") as caught:
+        profile.check_user_id(user_id)
+    assert user_id not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "user_id", ["12345", "15005550006", "+1234567", "user+15005550006", "user@tenant", "@ann", "a.b", "-1", "+"]
+)
+def test_ordinary_user_id_is_no_contact_point(user_id: str) -> None:
+    assert profile.check_user_id(user_id) == user_id
+
+
+@pytest.mark.parametrize(
     ("written", "stored"),
     [
         ("", ""),
@@ -91,6 +111,17 @@ def test_json_object_is_taken(value: dict[str, Any]) -> None:
 def test_what_jsonb_cannot_hold_is_refused(value: object) -> None:
     with pytest.raises(InvalidValue):
         profile.check_attributes(value)
+
+
+@pytest.mark.parametrize("number", [1e20, -1e19, float(2**63), 2**63, -(2**63) - 1, 10**30, float("-inf")])
+def test_number_that_readers_of_json_may_not_hold_is_refused(number: float) -> None:
+    with pytest.raises(InvalidValue, match="Send a long number as a text"):
+        profile.check_attributes({"list": [{"a": number}]})
+
+
+@pytest.mark.parametrize("number", [2**63 - 1, -(2**63), 1e18, 5e-324, 0, -1.5])
+def test_number_of_64_bits_is_taken(number: float) -> None:
+    assert profile.check_attributes({"a": number}) == {"a": number}
 
 
 def test_deep_nesting_is_refused_without_recursing_into_it() -> None:
