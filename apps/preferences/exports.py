@@ -11,7 +11,7 @@ from apps.preferences import ledger, selectors
 from apps.preferences.bulk_words import select_words
 from apps.preferences.cipher import CipherError
 from apps.preferences.entry_words import Words
-from apps.preferences.models import Category, Device, Recipient, Suppression
+from apps.preferences.models import Category, Device, Recipient, SubscriptionChoice, Suppression
 from apps.preferences.quiet_hours import Window, day_names, format_minute
 
 Part = Callable[[int, str], Any]
@@ -19,7 +19,7 @@ Part = Callable[[int, str], Any]
 
 RECIPIENTS_PER_PAGE: Final = 1_000
 UNREADABLE: Final = "(unreadable: its key is no longer there)"
-BUILT_IN: Final = ("exported_at", "profile", "preferences", "devices", "suppressions")
+BUILT_IN: Final = ("exported_at", "profile", "preferences", "devices", "subscription_choices", "suppressions")
 _parts: dict[str, Part] = {}
 
 
@@ -44,6 +44,7 @@ def export_person(user_id: str, *, now: datetime) -> dict[str, Any] | None:
         "devices": [
             _export_device(device, user_id) for device in Device.objects.filter(recipient=recipient).order_by("pk")
         ],
+        "subscription_choices": _export_choices(recipient),
         "suppressions": _export_suppressions(user_id),
         **{name: part(recipient.pk, user_id) for name, part in _parts.items()},
     }
@@ -85,6 +86,20 @@ def _export_device(device: Device, user_id: str) -> dict[str, Any]:
         "deactivated_at": device.deactivated_at,
         "deactivated_reason": device.deactivated_reason,
     }
+
+
+def _export_choices(recipient: Recipient) -> list[dict[str, Any]]:
+    return [
+        {
+            "channel": Channel(choice.channel).label,
+            "category": choice.category,
+            "scope": choice.scope,
+            "source": choice.source,
+            "link_made_at": choice.link_made_at,
+            "created_at": choice.created_at,
+        }
+        for choice in SubscriptionChoice.objects.filter(recipient=recipient).order_by("pk")
+    ]
 
 
 def _export_suppressions(user_id: str) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 
 from apps.channels import Channel
 from apps.preferences import cache, cipher, erasure, exports, selectors, services
-from apps.preferences.models import Device, Recipient, Suppression
+from apps.preferences.models import Device, Recipient, SubscriptionChoice, Suppression
 from tests.clients.factories import make_api_key, make_client
 from tests.preferences.factories import RecipientFactory
 
@@ -73,6 +73,21 @@ def test_person_gets_all_that_is_held_in_clear(part: None) -> None:
     assert [device["token"] for device in body["devices"]] == [SECRETS[2]]
     assert [entry["evidence"] for entry in body["suppressions"]] == [SECRETS[4]]
     assert body["notifications"] == [{"to": "user-1", "at": "2026-01-31T12:00:00Z"}]
+
+
+def test_choices_made_by_link_are_part_of_the_export() -> None:
+    recipient = make_ann()
+    SubscriptionChoice.objects.create(
+        recipient=recipient,
+        channel=Channel.EMAIL,
+        category="marketing",
+        scope="category",
+        source="page",
+        link_made_at=NOW,
+    )
+    export = exports.export_person("user-1", now=NOW)
+    assert export is not None
+    assert [choice["category"] for choice in export["subscription_choices"]] == ["marketing"]
 
 
 def test_export_has_a_scope_of_its_own() -> None:

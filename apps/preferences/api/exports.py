@@ -10,18 +10,19 @@ from drf_spectacular.utils import OpenApiResponse, extend_schema
 from rest_framework.request import Request
 
 from apps.preferences.api.views import USER_ID, RecipientView
-from apps.preferences.exports import export_person
+from apps.preferences.exports import BUILT_IN, export_person
 from apps.preferences.locks import UnknownRecipient
 
 EXPORT = "preferences:export"
 _ANSWER = {
     "type": "object",
-    "required": ["exported_at", "profile", "preferences", "devices", "suppressions"],
+    "required": list(BUILT_IN),
     "properties": {
         "exported_at": {"type": "string", "format": "date-time"},
         "profile": {"type": "object", "additionalProperties": True},
         "preferences": {"type": "object", "additionalProperties": True},
         "devices": {"type": "array", "items": {"type": "object", "additionalProperties": True}},
+        "subscription_choices": {"type": "array", "items": {"type": "object", "additionalProperties": True}},
         "suppressions": {"type": "array", "items": {"type": "object", "additionalProperties": True}},
     },
     "additionalProperties": True,

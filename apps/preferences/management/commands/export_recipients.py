@@ -25,12 +25,21 @@ class Command(BaseCommand):
         parser.add_argument("--without-devices", action="store_true", help="leave push tokens out")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        encode, count = msgspec.json.encode, 0
-        with _open(options["file"]) as file:
-            for item in iterate_recipients(with_devices=not options["without_devices"]):
-                file.write(encode(item) + b"\n")
-                count += 1
+        try:
+            with _open(options["file"]) as file:
+                count = _write(file, with_devices=not options["without_devices"])
+        except BrokenPipeError:  # whoever read standard output has had enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return
         self.stderr.write(f"{count:,} recipients were exported.")
+
+
+def _write(file: BinaryIO, *, with_devices: bool) -> int:
+    count = 0
+    for item in iterate_recipients(with_devices=with_devices):
+        file.write(msgspec.json.encode(item) + b"\n")
+        count += 1
+    return count
 
 
 @contextmanager
