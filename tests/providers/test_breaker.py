@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from uuid import uuid4
 
 import pytest
@@ -14,6 +15,8 @@ from apps.providers.breaker_store import MIN_VOLUME, PROBE_S, WINDOW_S, BreakerS
 from apps.providers.errors import (
     BatchRejected,
     InvalidRecipient,
+    NotSent,
+    NotStarted,
     OutcomeUnknown,
     PermanentError,
     ProviderError,
@@ -140,6 +143,14 @@ class TestProbing:
         assert not refused.is_allowed
         assert refused.retry_after_s == pytest.approx(PROBE_S)
 
+    def test_threads_that_ask_at_once_get_one_probe(self, alias: str, clock: Clock):
+        store = BreakerStore(clock)
+        store.run(alias, Operation.TRIP, TIMES)
+        clock.advance(5.0)
+        with ThreadPoolExecutor(8) as pool:
+            views = list(pool.map(lambda _: store.run(alias, Operation.ADMIT, TIMES), range(64)))
+        assert sum(view.is_probe for view in views) == sum(view.is_allowed for view in views) == 1
+
     def test_a_probe_that_succeeds_closes(self, alias: str, clock: Clock):
         trip(alias)
         clock.advance(5.0)
@@ -206,6 +217,8 @@ class TestTally:
         [
             (None, 1, 0),
             (TransientError("p", "500"), 0, 1),
+            (NotSent("p", "not_sent"), 0, 1),
+            (NotStarted("p", "not_started"), 0, 0),
             (Unauthorized("p", "401"), 0, 1),
             (OutcomeUnknown("p", "no_answer"), 0, 1),
             (RateLimited("p", "429"), 0, 0),
