@@ -23,11 +23,11 @@ MAX_BATCHES = 10
 HEARTBEAT = "sweep"
 log = structlog.get_logger("notify.delivery.sweep")
 
-# Oldest first, both lanes on their own, so that a bulk backlog never hides a high row.
+# Oldest first, each queue on its own, so that a backlog of one never hides a row of another.
 _STAMP = """
 WITH due AS MATERIALIZED (
     SELECT id FROM delivery
-    WHERE ring_at <= now() AND lane = %(lane)s AND channel = ANY(%(channels)s::smallint[])
+    WHERE ring_at <= now() AND lane = %(lane)s AND channel = %(channel)s
     ORDER BY ring_at
     LIMIT %(limit)s
     FOR UPDATE SKIP LOCKED
@@ -43,8 +43,8 @@ WHERE id = ANY(%(ids)s::uuid[]) AND id BETWEEN %(low)s AND %(high)s AND ring_at 
 
 
 def sweep() -> int:
-    """Rings for everything that is due, up to a bound per lane; returns how many rows. Safe to run twice at once."""
-    rung = sum(_sweep_lane(lane) for lane in Lane)
+    """Rings for everything that is due, up to a bound per queue; returns how many rows. Safe to run twice at once."""
+    rung = sum(_sweep_queue(channel, lane) for lane in Lane for channel in Channel)
     if _has_pending_receipts():
         ring_receipts()
     _beat()
@@ -60,14 +60,13 @@ def ring_soon(ids: Sequence[UUID]) -> None:
         cursor.execute(_RING_SOON, {"ids": list(ids), "low": min(ids), "high": max(ids)})
 
 
-def _sweep_lane(lane: Lane) -> int:
+def _sweep_queue(channel: Channel, lane: Lane) -> int:
     # Where many doorbells hang already, more of them help nobody and may fill the broker.
-    channels = [channel for channel in Channel if queue_depth(delivery_queue(channel, lane)) < MAX_DOORBELLS]
-    if not channels:
+    if queue_depth(delivery_queue(channel, lane)) >= MAX_DOORBELLS:
         return 0
     rung = 0
     for _ in range(MAX_BATCHES):
-        rows = _stamp(lane, channels)
+        rows = _stamp(channel, lane)
         if rows and not ring_deliveries(rows):
             ring_soon([row[0] for row in rows])
             break
@@ -77,16 +76,10 @@ def _sweep_lane(lane: Lane) -> int:
     return rung
 
 
-def _stamp(lane: Lane, channels: Sequence[Channel]) -> list[tuple[UUID, int, int]]:
+def _stamp(channel: Channel, lane: Lane) -> list[tuple[UUID, int, int]]:
     with connection.cursor() as cursor:
         cursor.execute(
-            _STAMP,
-            {
-                "lane": int(lane),
-                "channels": [int(channel) for channel in channels],
-                "limit": BATCH_SIZE,
-                "again_s": RING_AGAIN_S,
-            },
+            _STAMP, {"lane": int(lane), "channel": int(channel), "limit": BATCH_SIZE, "again_s": RING_AGAIN_S}
         )
         return list(cursor.fetchall())
 

@@ -149,3 +149,16 @@ def test_full_queue_of_one_channel_does_not_keep_another_waiting(client_row, rec
     shift("ring_at", 60)
     assert sweep.sweep() == 1
     assert len(take_messages("notif.push.high")) == 1
+
+
+def test_sweep_reads_its_index_and_nothing_else(client_row, recipient):
+    """However many rows are done or belong to other queues, a sweep touches only what is due in its own."""
+    accept(client_row.id, recipient.user_id)
+    parameters = {"lane": 1, "channel": 2, "limit": 10, "again_s": 30.0}
+    with connection.cursor() as cursor:
+        cursor.execute("SET LOCAL enable_seqscan = off")  # the test's tables are too small for an index to pay
+        cursor.execute(f"EXPLAIN {sweep._STAMP}", parameters)
+        plan = "\n".join(row[0] for row in cursor.fetchall())
+    assert "Seq Scan" not in plan
+    assert "delivery_20" in plan
+    assert "Index Cond: ((lane = 1) AND (channel = 2) AND (ring_at <= now()))" in plan

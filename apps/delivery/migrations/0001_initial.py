@@ -45,7 +45,7 @@ CREATE TABLE delivery (
     provider_message_id text,
     error_code text
 ) PARTITION BY RANGE (id);
-CREATE INDEX delivery_ring ON delivery (lane, ring_at) WHERE ring_at IS NOT NULL;
+CREATE INDEX delivery_ring ON delivery (lane, channel, ring_at) WHERE ring_at IS NOT NULL;
 
 CREATE TABLE attempt (
     delivery_id uuid NOT NULL,
