@@ -10,6 +10,7 @@ from django.http.response import HttpResponseBase
 
 from apps.problems import Problem
 from notify_project.problems import body_incomplete, body_too_large, render_problem
+from notify_project.proxies import believe_proxies
 from notify_project.refusals import REFUSAL, Refusal
 
 # Django has decoded the path and left the bytes that are not UTF-8 as %XX. A path that holds such a %XX by intention
@@ -18,7 +19,8 @@ _BROKEN_BYTE = re.compile(r"%[89A-Fa-f][0-9A-Fa-f]", re.ASCII)
 
 
 class EdgeMiddleware:
-    """Answers 400 to a URL that holds NUL or is not UTF-8, and what the front has refused.
+    """Finds out who asks, and answers what is refused unseen: a URL that holds NUL or is not UTF-8, and what the front
+    says.
 
     Keeps the API's answers out of caches: X-API-Key does not do that by itself, as Authorization does (RFC 9111, 3.5).
     """
@@ -27,6 +29,7 @@ class EdgeMiddleware:
         self._get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        believe_proxies(request.META, settings.TRUSTED_PROXIES)
         problem = _find_bad_url(request) or _find_refusal(request)
         response = render_problem(problem) if problem is not None else self._get_response(request)
         if request.path_info.startswith("/v1/"):

@@ -4,6 +4,7 @@
 and a variable of the real environment wins over it. Nothing secret has a default.
 """
 
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,19 @@ DEBUG: bool = env.bool("DEBUG", default=False)
 ALLOWED_HOSTS: list[str] = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
 PUBLIC_URL: str = env.str("PUBLIC_URL", default="http://127.0.0.1:8000").rstrip("/")
 CSRF_TRUSTED_ORIGINS: list[str] = env.list("CSRF_TRUSTED_ORIGINS", default=[PUBLIC_URL])
+
+# Where PUBLIC_URL is https, cookies and browsers are told so.
+_IS_HTTPS = PUBLIC_URL.startswith("https://")
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _IS_HTTPS
+SECURE_HSTS_SECONDS: int = env.int("HSTS_SECONDS", default=31_536_000 if _IS_HTTPS else 0)
+# Proxies whose X-Forwarded-For and X-Forwarded-Proto count: addresses or networks.
+TRUSTED_PROXIES = [ip_network(network) for network in env.list("TRUSTED_PROXIES", default=[])]
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if TRUSTED_PROXIES else None
+SILENCED_SYSTEM_CHECKS = [
+    "security.W005",  # the subdomains of PUBLIC_URL's host are not ours to bind
+    "security.W008",  # who ends TLS redirects; here it would meet the probes, which come in plain
+    "security.W021",  # nor is the browsers' preload list ours to ask for
+]
 
 INSTALLED_APPS = [
     "django.contrib.admin",
