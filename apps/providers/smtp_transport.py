@@ -65,13 +65,13 @@ class _Way:
 
 
 class _Client(smtplib.SMTP):
-    """smtplib's client with one time-out to connect and another for everything after, the greeting included."""
+    """smtplib's client with one time-out to connect and another for the greeting."""
 
-    def __init__(self, way: _Way, limits: Limits, tls: ssl.SSLContext) -> None:
+    def __init__(self, way: _Way, tls: ssl.SSLContext, *, connect_s: float, greeting_s: float) -> None:
         parts = urlsplit(way.url)
-        self._connect_s = limits.connect_s
+        self._connect_s = connect_s
         self._tls = tls if parts.scheme == "smtps" else None
-        super().__init__(parts.hostname or "", parts.port or 25, local_hostname=way.ehlo, timeout=limits.total_s)
+        super().__init__(parts.hostname or "", parts.port or 25, local_hostname=way.ehlo, timeout=greeting_s)
 
     def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
         connected = socket.create_connection((host, port), self._connect_s)
@@ -84,18 +84,19 @@ class _Client(smtplib.SMTP):
 class _Connection:
     """A conversation with one server, past its greeting and our credentials. Not thread-safe."""
 
-    def __init__(self, way: _Way, limits: Limits, tls: ssl.SSLContext) -> None:
-        """Raises ``_RefusedError`` or ``_LostError``."""
-        self._limits = limits
-        self._deadline = 0.0
+    def __init__(self, way: _Way, tls: ssl.SSLContext, *, connect_s: float, deadline: float) -> None:
+        """Open it before ``deadline`` (monotonic). Raises ``_RefusedError`` or ``_LostError``."""
+        self._deadline = deadline
         self.idle_since = 0.0
         try:
-            self._smtp = _Client(way, limits, tls)
+            left_s = max(0.001, deadline - time.monotonic())
+            self._smtp = _Client(way, tls, connect_s=min(connect_s, left_s), greeting_s=left_s)
         except smtplib.SMTPConnectError as error:
             raise _RefusedError("connect", error.smtp_code, _as_bytes(error.smtp_error)) from None
         except (OSError, smtplib.SMTPException, ValueError) as error:
             raise _LostError(has_left=False, detail=_explain(error, "connection refused or unreachable")) from None
         try:
+            self._limit_time()
             self._expect("ehlo", *self._smtp.ehlo())
             if way.starttls == "required":
                 self._start_tls(tls)
@@ -111,10 +112,13 @@ class _Connection:
     def _start_tls(self, tls: ssl.SSLContext) -> None:
         if not self._smtp.has_extn("starttls"):
             raise _LostError(has_left=False, detail="the server offers no STARTTLS")
+        self._limit_time()
         self._expect("starttls", *self._smtp.starttls(context=tls))
+        self._limit_time()
         self._expect("ehlo", *self._smtp.ehlo())
 
     def _log_in(self, way: _Way) -> None:
+        self._limit_time()
         try:
             self._smtp.login(way.user, way.password)
         except smtplib.SMTPAuthenticationError as error:
@@ -122,10 +126,10 @@ class _Connection:
         except smtplib.SMTPNotSupportedError:
             raise _LostError(has_left=False, detail="the server takes no credentials") from None
 
-    def send(self, headers: Mapping[str, str], body: bytes) -> ProviderResponse:
-        """The server's yes to one e-mail. Raises ``_RefusedError`` or ``_LostError``."""
+    def send(self, headers: Mapping[str, str], body: bytes, *, deadline: float) -> ProviderResponse:
+        """The server's yes to one e-mail before ``deadline``. Raises ``_RefusedError`` or ``_LostError``."""
         started = time.monotonic()
-        self._deadline = started + self._limits.total_s
+        self._deadline = deadline
         self._command("mail", f"MAIL FROM:<{headers['mail-from']}>")
         self._command("rcpt", f"RCPT TO:<{headers['rcpt-to']}>")
         self._command("data", "DATA", wanted=3)
@@ -188,7 +192,8 @@ class SmtpTransport:
 
     def send_all(self, requests: Sequence[ProviderRequest]) -> list[Outcome]:
         """Send ``requests``, over several connections if there are many, and return their outcomes in the same order.
-        Starts none later than ``limits.call_s`` after the call; never raises for what a network or a server does."""
+        Takes ``limits.call_s + limits.connect_s + limits.total_s`` seconds at most; never raises for what a network or
+        a server does."""
         deadline = time.monotonic() + self._limits.call_s
         outcomes: dict[int, Outcome] = {}
         shares = _share_out(requests)
@@ -231,6 +236,7 @@ class SmtpTransport:
         reach."""
         headers = dict(request.headers)
         is_fresh = False
+        deadline = time.monotonic() + self._limits.connect_s + self._limits.total_s
         while True:
             started = time.monotonic()
             try:
@@ -238,13 +244,13 @@ class SmtpTransport:
                     connection = self._take_idle(way)
                 if connection is None:
                     is_fresh = True
-                    connection = _Connection(way, self._limits, self._tls)
+                    connection = _Connection(way, self._tls, connect_s=self._limits.connect_s, deadline=deadline)
             except _RefusedError as refusal:
                 return None, _response(refusal.stage, refusal.code, refusal.text, time.monotonic() - started), True
             except _LostError as lost:
                 return None, TransportFailure(lost.has_left, lost.detail, time.monotonic() - started), True
             try:
-                return connection, connection.send(headers, request.body), False
+                return connection, connection.send(headers, request.body, deadline=deadline), False
             except _RefusedError as refusal:
                 outcome = _response(refusal.stage, refusal.code, refusal.text, time.monotonic() - started)
                 if not refusal.is_final and connection.start_over():

@@ -1,5 +1,6 @@
 """SMTP: what the adapter builds and reads, and how the transport talks to servers of all tempers."""
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -20,9 +21,9 @@ from apps.providers.errors import (
     ConfigurationError,
     ForgedReceipt,
     InvalidRecipient,
+    NotSent,
     OutcomeUnknown,
     PermanentError,
-    ProviderError,
     TransientError,
     UnsupportedFeature,
 )
@@ -68,11 +69,6 @@ def make(**changes: object) -> SmtpAdapter:
 
 def mail(number: int = 1, **fields: Any) -> Message:
     return message(number, **{"address": f"person{number}@example.com", **fields})
-
-
-def is_a(error: ProviderError | None, expected: type[Exception]) -> bool:
-    """Whether it is one of these; of the permanent ones, none of the others."""
-    return isinstance(error, expected) if expected is TransientError else type(error) is expected
 
 
 def parse_mail(body: bytes) -> EmailMessage:
@@ -189,11 +185,16 @@ class TestParse:
             ("rcpt", 452, b"4.2.2 full", TransientError, "4.2.2"),
             ("rcpt", 450, b"busy", TransientError, "450"),
             ("connect", 421, b"4.3.2 too many connections", TransientError, "4.3.2"),
-            ("connect", 554, b"go away", TransientError, "554"),
-            ("auth", 535, b"5.7.8 bad credentials", TransientError, "5.7.8"),
+            ("connect", 554, b"go away", NotSent, "554"),
+            ("auth", 535, b"5.7.8 bad credentials", NotSent, "5.7.8"),
             ("auth", 454, b"4.7.0 try later", TransientError, "4.7.0"),
-            ("mail", 530, b"5.7.0 authenticate first", TransientError, "5.7.0"),
-            ("mail", 553, b"5.1.8 whose address is that", TransientError, "5.1.8"),
+            ("mail", 530, b"5.7.0 authenticate first", NotSent, "5.7.0"),
+            ("mail", 553, b"5.1.8 whose address is that", NotSent, "5.1.8"),
+            ("ehlo", 550, b"go away", NotSent, "550"),
+            ("starttls", 554, b"5.7.0 no", NotSent, "5.7.0"),
+            ("mail", 550, b"no such sender here", NotSent, "550"),
+            ("rcpt", 530, b"5.7.0 authenticate first", NotSent, "5.7.0"),
+            ("data", 550, b"5.7.0 content refused", PermanentError, "5.7.0"),
             ("rcpt", 550, b"4.1.1 a code that does not fit", PermanentError, "550"),
             ("data", 299, b"", OutcomeUnknown, "299"),
             ("data", 0, b"garbage", OutcomeUnknown, "0"),
@@ -208,14 +209,14 @@ class TestParse:
         if error is None:
             assert result == Result(delivery_id(1), f"{delivery_id(1)}@example.com", latency_s=0.1)
         else:
-            assert is_a(result.error, error)
+            assert type(result.error) is error
             assert result.error.code == code
 
-    @pytest.mark.parametrize(("has_left", "error"), [(True, OutcomeUnknown), (False, TransientError)])
+    @pytest.mark.parametrize(("has_left", "error"), [(True, OutcomeUnknown), (False, NotSent)])
     def test_no_reply(self, has_left: bool, error: type[Exception]):
         [request] = make().build([mail()], CONTEXT)
         [result] = make().parse(request, TransportFailure(has_left, "timed out"))
-        assert is_a(result.error, error)
+        assert type(result.error) is error
 
     @settings(deadline=None, max_examples=300)
     @given(status=st.integers(-1, 999), text=st.binary(max_size=60), stage=ANY_TEXT | st.sampled_from(["rcpt", "data"]))
@@ -371,6 +372,28 @@ class TestTransport:
         assert isinstance(outcome, TransportFailure)
         assert (outcome.has_left, outcome.detail) == (True, "timed out")
 
+    def test_mails_past_the_calls_time_were_not_started(self, serve: Serve):
+        limits = Limits(connect_s=1.0, total_s=0.3, call_s=0.1)
+        transport = SmtpTransport(limits=limits, ca_file=ca_bundle(""))
+        server = serve(lambda connection, step: b" " if step == "content" else None)
+        outcomes = transport.send_all(requests_to(server, 3))
+        failures = [outcome for outcome in outcomes if isinstance(outcome, TransportFailure)]
+        assert [(failure.has_left, failure.was_started) for failure in failures] == [
+            (True, True),
+            (False, False),
+            (False, False),
+        ]
+        assert len(server.mails) == 1
+
+    def test_a_server_that_dawdles_has_one_time_for_everything(self, serve: Serve):
+        transport = SmtpTransport(limits=Limits(connect_s=0.1, total_s=0.3), ca_file=ca_bundle(""))
+        started = time.monotonic()
+        server = serve(lambda connection, step: time.sleep(0.25))  # a little less than the time-out, at each step
+        [outcome] = transport.send_all(requests_to(server))
+        assert isinstance(outcome, TransportFailure)
+        assert (outcome.has_left, outcome.detail) == (False, "timed out")
+        assert time.monotonic() - started < 1.0
+
     def test_encryption_is_never_given_up(self, serve: Serve, transport: SmtpTransport):
         server = serve()
         adapter = make(host="127.0.0.1", port=server.port)
@@ -451,7 +474,7 @@ class TestAgainstSandbox:
     )
     def test_addresses_that_behave(self, sandbox: SandboxClient, address: str, error: type[Exception], code: str):
         refused, accepted = send(address, "person@example.com")
-        assert is_a(refused.error, error)
+        assert type(refused.error) is error
         assert refused.error.code == code
         assert accepted.error is None
 
@@ -461,14 +484,14 @@ class TestAgainstSandbox:
             ({"mode": "error"}, TransientError, "4.3.0"),
             ({"mode": "error", "status": 554, "code": "5.7.1"}, PermanentError, "5.7.1"),
             ({"mode": "throttle"}, TransientError, "4.7.0"),
-            ({"mode": "outage"}, TransientError, "not_sent"),
+            ({"mode": "outage"}, NotSent, "not_sent"),
             ({"mode": "drop"}, OutcomeUnknown, "no_answer"),
         ],
     )
     def test_faults(self, sandbox: SandboxClient, rule: dict[str, Any], error: type[Exception], code: str):
         sandbox.set_faults("smtp", rule)
         [result] = send("person@example.com")
-        assert is_a(result.error, error)
+        assert type(result.error) is error
         assert result.error.code == code
         assert len(sandbox.ledger()) == (rule["mode"] == "drop")
 
@@ -485,12 +508,12 @@ class TestAgainstSandbox:
         entry = settings.PROVIDERS["smtp"]
         settings.PROVIDERS = {"smtp": {**entry, "options": {**entry["options"], "password": "wrong"}}}
         [result] = send("person@example.com")
-        assert isinstance(result.error, TransientError)
+        assert type(result.error) is NotSent
         assert result.error.code == "5.7.8"
 
     def test_an_untrusted_server_is_told_nothing(self, sandbox: SandboxClient, settings: Settings):
         settings.PROVIDER_CA_FILE = ""
         [result] = send("person@example.com")
-        assert isinstance(result.error, TransientError)
+        assert type(result.error) is NotSent
         assert result.error.message == "certificate not trusted"
         assert sandbox.ledger() == []
