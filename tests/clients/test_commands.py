@@ -33,6 +33,19 @@ def test_create_client_prints_a_key_that_works() -> None:
     assert found.client.scopes == ["notifications:write", "notifications:read"]
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["notifications:write", "notifications:read"],
+        ["notifications:write,notifications:read"],
+        ["notifications:write,", "notifications:read"],
+    ],
+)
+def test_scopes_are_words_or_have_commas_between_them(words: list[str]) -> None:
+    run("create_client", "shop", "--scopes", *words, "--tier", "standard")
+    assert Client.objects.get(name="shop").scopes == ["notifications:write", "notifications:read"]
+
+
 def test_all_scopes_in_a_word() -> None:
     run("create_client", "shop", "--scopes", "all")
     assert Client.objects.get(name="shop").scopes == list(ALL_SCOPES)

@@ -1,5 +1,6 @@
 """What the commands read and say."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from django.core.exceptions import ValidationError
@@ -11,9 +12,11 @@ from apps.clients.models import Client
 from apps.clients.scopes import ALL_SCOPES
 
 
-def read_scopes(text: str) -> list[str]:
-    """Scopes separated by commas, or ``all``; raises ``CommandError`` for one there is not."""
-    scopes = list(ALL_SCOPES) if text == "all" else [scope.strip() for scope in text.split(",") if scope.strip()]
+def read_scopes(words: Sequence[str]) -> list[str]:
+    """Scopes as words, or with commas between them, or ``all``; raises ``CommandError`` for one there is not."""
+    scopes = list(dict.fromkeys(" ".join(words).replace(",", " ").split()))
+    if scopes == ["all"]:
+        scopes = list(ALL_SCOPES)
     unknown = [scope for scope in scopes if scope not in ALL_SCOPES]
     if unknown or not scopes:
         raise CommandError(f"--scopes: unknown {', '.join(unknown) or 'nothing'}; there are: {', '.join(ALL_SCOPES)}")

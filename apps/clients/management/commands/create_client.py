@@ -19,7 +19,7 @@ class Command(BaseCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("name", help="unique name, without blanks; also the iss of its tokens")
         parser.add_argument(
-            "--scopes", required=True, help=f"separated by commas, or 'all'. There are: {', '.join(ALL_SCOPES)}"
+            "--scopes", required=True, nargs="+", help=f"one or more, or 'all'. There are: {', '.join(ALL_SCOPES)}"
         )
         parser.add_argument("--tier", default="standard", help="rate tier (default: standard)")
         parser.add_argument("--weight", type=int, default=1, help="share of a contended queue (default: 1)")
