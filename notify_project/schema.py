@@ -38,6 +38,7 @@ _RESPONSES: Mapping[str, tuple[str, str]] = {
     "401": ("Unauthenticated", "No valid credential was given."),
     "403": ("Forbidden", "The client lacks the scope."),
     "404": ("NotFound", "There is no such thing, or it belongs to another client."),
+    "408": ("BodyTooSlow", "The body took too long to arrive."),
     "409": ("Conflict", "The request conflicts with one in progress or with the state of the thing."),
     "413": ("BodyTooLarge", "The body is too large."),
     "415": ("UnsupportedMediaType", "The body is not JSON."),
@@ -97,6 +98,10 @@ class ProblemAutoSchema(AutoSchema):
             operation["description"] = f"{operation.get('description', '')}\n\nScope: `{scope}`".strip()
         for status in self._problem_statuses(path, operation):
             operation["responses"].setdefault(status, _register_problem(registry, status).ref)
+        problem = {CONTENT_TYPE: {"schema": _problem_schema(registry).ref}}
+        for status, response in operation["responses"].items():
+            if status >= "400" and "$ref" not in response:
+                response.setdefault("content", problem)
         return operation
 
     def get_tags(self) -> list[str]:
@@ -110,7 +115,7 @@ class ProblemAutoSchema(AutoSchema):
         if "{" in path:
             statuses.append("404")
         if "requestBody" in operation:
-            statuses += ["413", "415", "422"]
+            statuses += ["408", "413", "415", "422"]
         elif operation.get("parameters"):
             statuses.append("422")
         if self.method != "GET":
@@ -118,9 +123,14 @@ class ProblemAutoSchema(AutoSchema):
         return sorted(statuses)
 
 
-def _register_problem(registry: ComponentRegistry, status: str) -> ResolvedComponent:
+def _problem_schema(registry: ComponentRegistry) -> ResolvedComponent:
     problem = ResolvedComponent("Problem", ResolvedComponent.SCHEMA, _PROBLEM_SCHEMA, object="Problem")  # type: ignore[no-untyped-call]
     registry.register_on_missing(problem)
+    return problem
+
+
+def _register_problem(registry: ComponentRegistry, status: str) -> ResolvedComponent:
+    problem = _problem_schema(registry)
     name, description = _RESPONSES[status]
     response: dict[str, Any] = {"description": description, "content": {CONTENT_TYPE: {"schema": problem.ref}}}
     headers: dict[str, Any] = dict(_RATE_LIMIT_HEADERS) if status == "429" else {}

@@ -116,6 +116,20 @@ def test_forged_receipt_is_refused_and_not_stored(sent, provider):
     assert ReceiptEvent.objects.count() == 0
 
 
+@pytest.mark.parametrize(("accept", "query"), [("text/html", ""), ("image/png", ""), ("*/*", "?format=xml")])
+def test_receipt_is_taken_whatever_form_of_answer_is_asked_for(sent, accept, query):
+    body = {"delivery_id": str(sent.id), "ack": ack_token(str(sent.id)), "event": "delivered"}
+    body["at"] = int(time.time() * 1000)
+    response = APIClient().generic(
+        "POST",
+        f"/v1/webhooks/fcm{query}",
+        json.dumps(body),
+        content_type="application/json",
+        headers={"Accept": accept},
+    )
+    assert response.status_code == 204
+
+
 def test_call_for_an_unknown_provider_is_a_404():
     assert APIClient().post("/v1/webhooks/pigeon", {}, format="json").status_code == 404
 

@@ -50,9 +50,15 @@ def test_every_operation_documents_its_problems(document: dict[str, Any]) -> Non
         if operation.get("security"):
             assert {"401", "403", "429"} <= set(responses), name
         if "requestBody" in operation:
-            assert {"413", "415", "422"} <= set(responses), name
+            assert {"408", "413", "415", "422"} <= set(responses), name
     problem = document["components"]["responses"]["InvalidRequest"]["content"]
     assert problem == {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+
+
+def test_webhooks_document_that_a_forged_receipt_is_refused(document: dict[str, Any]) -> None:
+    response = document["paths"]["/v1/webhooks/{provider}"]["post"]["responses"]["403"]
+    assert "signature" in response["description"]
+    assert response["content"] == {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
 
 
 def test_every_operation_with_a_credential_names_its_scope(document: dict[str, Any]) -> None:

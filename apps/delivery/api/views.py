@@ -1,5 +1,6 @@
 """HTTP in, HTTP out; the work is in ``intake``, ``selectors`` and ``receipts``."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, cast
 from uuid import UUID
@@ -8,6 +9,9 @@ import msgspec
 from django.conf import settings
 from django.http import HttpResponse
 from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse, extend_schema
+from rest_framework.negotiation import BaseContentNegotiation
+from rest_framework.parsers import BaseParser
+from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -165,12 +169,28 @@ class CancelView(APIView):
         return Response(msgspec.to_builtins(Cancellation(notification_id, cancelled, status.label)))  # type: ignore[arg-type]
 
 
+class AnyForm(BaseContentNegotiation):
+    """Whatever form of answer is asked for, the receipt is taken: providers read the status alone."""
+
+    def select_parser(self, request: Request, parsers: Iterable[BaseParser]) -> BaseParser:
+        """The first."""
+        return next(iter(parsers))
+
+    def select_renderer(
+        self, request: Request, renderers: Iterable[BaseRenderer], format_suffix: str | None = None
+    ) -> tuple[BaseRenderer, str]:
+        """The first."""
+        renderer = next(iter(renderers))
+        return renderer, renderer.media_type
+
+
 class WebhookView(APIView):
     """Receipts of the providers. The signature is the authentication; the raw bytes are what is signed."""
 
     authentication_classes: list[Any] = []
     permission_classes: list[Any] = []
     throttle_classes: list[Any] = []
+    content_negotiation_class = AnyForm
 
     @extend_schema(
         operation_id="take_webhook",
@@ -178,7 +198,10 @@ class WebhookView(APIView):
         tags=["webhooks"],
         auth=[],
         request={"application/json": {}, "application/x-www-form-urlencoded": {}},
-        responses={204: OpenApiResponse(description="Stored.")},
+        responses={
+            204: OpenApiResponse(description="Stored."),
+            403: OpenApiResponse(description="The signature is missing, wrong or stale."),
+        },
     )
     def post(self, request: Request, provider: str) -> HttpResponse:
         call = WebhookCall(
