@@ -148,7 +148,7 @@ def send_messages(provider: Provider, messages: Sequence[Message]) -> list[Resul
     """Send ``messages`` through ``provider`` and say what became of each, in the same order.
 
     Never raises for what a provider, the network or a credential does; a message that could not be tried has a
-    ``TransientError``. ``Result.latency_s`` is the time of the HTTP call that carried the message, in seconds."""
+    ``NotSent``. ``Result.latency_s`` is the time of the HTTP call that carried the message, in seconds."""
     if not messages:
         return []
     try:

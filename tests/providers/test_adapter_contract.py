@@ -13,10 +13,13 @@ from apps.providers.errors import (
     ForgedReceipt,
     InvalidRecipient,
     MalformedReceipt,
+    NotSent,
+    NotStarted,
     OutcomeUnknown,
     PermanentError,
     RateLimited,
     TransientError,
+    Unauthorized,
 )
 from apps.providers.messages import Message, ProviderRequest, ProviderResponse, Receipt, TransportFailure, WebhookCall
 from tests.providers import accounts, push_accounts, ses_accounts, telnyx_accounts, vonage_accounts
@@ -156,9 +159,15 @@ class TestParse:
         assert result.provider_message_id
         assert result.latency_s == account.accepted.latency_s
 
-    @pytest.mark.parametrize(("has_left", "error"), [(True, OutcomeUnknown), (False, TransientError)])
-    def test_no_answer(self, account: Account, adapter: Adapter, has_left: bool, error: type[Exception]):
-        results = adapter.parse(one_request(account, 3), TransportFailure(has_left=has_left, detail="timed out"))
+    @pytest.mark.parametrize(
+        ("has_left", "was_started", "error"),
+        [(True, True, OutcomeUnknown), (False, True, NotSent), (False, False, NotStarted)],
+    )
+    def test_no_answer(
+        self, account: Account, adapter: Adapter, has_left: bool, was_started: bool, error: type[Exception]
+    ):
+        failure = TransportFailure(has_left=has_left, detail="timed out", was_started=was_started)
+        results = adapter.parse(one_request(account, 3), failure)
         assert [type(result.error) for result in results] == [error] * 3
 
     @pytest.mark.parametrize("status", [500, 502, 503, 504, 599])
@@ -187,7 +196,7 @@ class TestParse:
     @pytest.mark.parametrize("status", [401, 403])
     def test_refused_credentials_cost_no_message(self, account: Account, adapter: Adapter, status: int):
         [result] = adapter.parse(one_request(account), answer(status, b""))
-        assert isinstance(result.error, TransientError)
+        assert type(result.error) in (NotSent, Unauthorized)
 
     @pytest.mark.parametrize("status", [200, 204, 206])
     @pytest.mark.parametrize("body", [b"", b"<html>", b'{"nam', b"[]", b"null", b'{"name": 5, "sid": {}}', b"\xff"])

@@ -11,6 +11,7 @@ from apps.providers import transport
 from apps.providers.adapters.sendgrid import SendGridAdapter
 from apps.providers.errors import (
     InvalidRecipient,
+    NotSent,
     OutcomeUnknown,
     PermanentError,
     TransientError,
@@ -81,11 +82,11 @@ class TestSending:
 
     def test_a_provider_out_of_reach_is_a_passing_failure(self, configure: Configure):
         configure("https://127.0.0.1:1")
-        assert errors(send_messages(get_provider("sendgrid"), mails(3))) == [TransientError] * 3
+        assert errors(send_messages(get_provider("sendgrid"), mails(3))) == [NotSent] * 3
 
     def test_an_unconfigured_provider_keeps_the_messages(self, settings: Settings):
         results = send_messages(get_provider("twilio"), [message(1, address="+15005550001")])
-        assert errors(results) == [TransientError]
+        assert errors(results) == [NotSent]
         assert results[0].error is not None
         assert results[0].error.code == "not_configured"
 
@@ -168,7 +169,7 @@ class TestTokens:
         server = start_server(lambda _: Reply(400, b'{"error": "invalid_grant"}'))
         configure(server.origin)
         results = send_messages(get_provider("fcm"), pushes(3))
-        assert errors(results) == [TransientError] * 3
+        assert errors(results) == [NotSent] * 3
         assert {result.error.code for result in results if result.error} == {"oauth_invalid_grant"}
         assert all(is_token_request(body) for body in server.bodies)
 

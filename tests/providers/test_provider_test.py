@@ -12,6 +12,7 @@ from pytest_django.fixtures import Settings
 from apps.providers import orders
 from apps.providers.errors import (
     InvalidRecipient,
+    NotSent,
     OutcomeUnknown,
     PermanentError,
     ProviderError,
@@ -134,9 +135,9 @@ def test_wrong_arguments_say_what_is_wrong(account: Any, arguments: tuple[str, .
         (PermanentError("twilio", "21606"), "often it is the sender"),
         (RateLimited("twilio", "20429", retry_after_s=7.0), "asks for 7 s"),
         (TransientError("twilio", "503"), "trouble of its own"),
-        (TransientError("twilio", "oauth_invalid_grant"), "clock is wrong"),
-        (TransientError("twilio", "oauth_unreachable"), "cannot be reached"),
-        (TransientError("twilio", "not_sent", "curl 60: certificate not trusted"), "PROVIDER_CA_FILE"),
+        (NotSent("twilio", "oauth_invalid_grant"), "clock is wrong"),
+        (NotSent("twilio", "oauth_unreachable"), "cannot be reached"),
+        (NotSent("twilio", "not_sent", "curl 60: certificate not trusted"), "PROVIDER_CA_FILE"),
     ],
 )
 def test_every_kind_of_answer_is_explained(account: Any, error: ProviderError, expected: str):

@@ -13,6 +13,7 @@ from apps.providers.errors import (
     BatchRejected,
     ConfigurationError,
     InvalidRecipient,
+    NotSent,
     OutcomeUnknown,
     PermanentError,
     ProviderError,
@@ -167,15 +168,15 @@ class TestBulk:
         ("status", "expected"),
         [
             ("MESSAGE_REJECTED", PermanentError),
-            ("MAIL_FROM_DOMAIN_NOT_VERIFIED", TransientError),
-            ("CONFIGURATION_SET_NOT_FOUND", TransientError),
+            ("MAIL_FROM_DOMAIN_NOT_VERIFIED", NotSent),
+            ("CONFIGURATION_SET_NOT_FOUND", NotSent),
             ("TEMPLATE_NOT_FOUND", PermanentError),
-            ("ACCOUNT_SUSPENDED", TransientError),
+            ("ACCOUNT_SUSPENDED", NotSent),
             ("ACCOUNT_THROTTLED", RateLimited),
             ("ACCOUNT_DAILY_QUOTA_EXCEEDED", RateLimited),
-            ("INVALID_SENDING_POOL_NAME", TransientError),
-            ("ACCOUNT_SENDING_PAUSED", TransientError),
-            ("CONFIGURATION_SET_SENDING_PAUSED", TransientError),
+            ("INVALID_SENDING_POOL_NAME", NotSent),
+            ("ACCOUNT_SENDING_PAUSED", NotSent),
+            ("CONFIGURATION_SET_SENDING_PAUSED", NotSent),
             ("INVALID_PARAMETER", PermanentError),
             ("TRANSIENT_FAILURE", TransientError),
             ("FAILED", PermanentError),
@@ -217,16 +218,16 @@ class TestErrors:
             (400, "ThrottlingException", "Rate exceeded", RateLimited),
             (400, "LimitExceededException", "", RateLimited),
             (400, "MessageRejected", "Email address is not verified: p1@example.com", PermanentError),
-            (400, "MailFromDomainNotVerifiedException", "", TransientError),
-            (400, "AccountSuspendedException", "", TransientError),
-            (400, "SendingPausedException", "", TransientError),
-            (404, "NotFoundException", "Configuration set <x> does not exist.", TransientError),
+            (400, "MailFromDomainNotVerifiedException", "", NotSent),
+            (400, "AccountSuspendedException", "", NotSent),
+            (400, "SendingPausedException", "", NotSent),
+            (404, "NotFoundException", "Configuration set <x> does not exist.", NotSent),
             (400, "BadRequestException", "Missing final '@domain'", InvalidRecipient),
             (400, "BadRequestException", "Local address contains control or whitespace", InvalidRecipient),
             (400, "BadRequestException", "Headers must be 15 at most", PermanentError),
-            (403, "AccessDeniedException", "", TransientError),
-            (403, "InvalidSignatureException", "Signature expired", TransientError),
-            (403, "UnrecognizedClientException", "", TransientError),
+            (403, "AccessDeniedException", "", NotSent),
+            (403, "InvalidSignatureException", "Signature expired", NotSent),
+            (403, "UnrecognizedClientException", "", NotSent),
             (413, "", "", UnsupportedFeature),
             (500, "InternalFailure", "", TransientError),
             (503, "ServiceUnavailable", "", TransientError),
@@ -244,7 +245,7 @@ class TestErrors:
 
     def test_the_body_may_name_the_exception(self, adapter: SesAdapter):
         [result] = adapter.parse(only(adapter), answer(400, {"__type": "com.amazonaws.ses#SendingPausedException"}))
-        assert type(result.error) is TransientError
+        assert type(result.error) is NotSent
 
     @pytest.mark.parametrize(
         ("text", "headers", "pause_s"),

@@ -12,6 +12,7 @@ from apps.providers.errors import (
     ForgedReceipt,
     InvalidRecipient,
     MalformedReceipt,
+    NotSent,
     PermanentError,
     ProviderError,
     RateLimited,
@@ -74,15 +75,15 @@ class TestParse:
             (400, "40302", PermanentError),
             (429, "10011", RateLimited),
             (400, "40318", RateLimited),
-            (403, "20100", TransientError),
-            (400, "40305", TransientError),
+            (403, "20100", NotSent),
+            (400, "40305", NotSent),
             (422, "40316", PermanentError),
             (500, "10007", TransientError),
         ],
     )
     def test_a_code_has_its_meaning(self, status: int, code: str, error: type[ProviderError]):
         found = read(status, {"errors": [{"code": code, "title": "…", "detail": f"{NUMBER} …"}]}).error
-        assert isinstance(found, error)
+        assert type(found) is error
         assert found.code == code
         assert NUMBER not in str(found)
 

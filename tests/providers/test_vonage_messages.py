@@ -12,6 +12,7 @@ from apps.providers.errors import (
     ForgedReceipt,
     InvalidRecipient,
     MalformedReceipt,
+    NotSent,
     PermanentError,
     ProviderError,
     RateLimited,
@@ -117,13 +118,13 @@ class TestErrors:
         ("status", "content", "expected", "code"),
         [
             (401, problem("unauthorized"), Unauthorized, "401"),
-            (402, problem("low-balance"), TransientError, "402"),
-            (403, problem("forbidden"), TransientError, "403"),
+            (402, problem("low-balance"), NotSent, "402"),
+            (403, problem("forbidden"), NotSent, "403"),
             (422, problem("1120"), PermanentError, "1120"),
             (422, problem("1170"), InvalidRecipient, "1170"),
             (422, problem("1240"), InvalidRecipient, "1240"),
             (422, problem("1090"), UnsupportedFeature, "1090"),
-            (422, problem("1060"), TransientError, "1060"),
+            (422, problem("1060"), NotSent, "1060"),
             (422, problem("1020", invalid_parameters=[{"name": "to", "reason": "no"}]), InvalidRecipient, "1020"),
             (422, problem("1020", invalid_parameters=[{"name": "from"}, {"name": "to"}]), PermanentError, "1020"),
             (422, problem("1020", invalid_parameters=["to", 7]), PermanentError, "1020"),
@@ -145,7 +146,7 @@ class TestErrors:
         options = messages_options(application_id="", private_key="", api_secret="api-secret")
         adapter = VonageMessagesAdapter("vonage_messages", options)
         [result] = adapter.parse(build(adapter), answer(401, problem("unauthorized")))
-        assert type(result.error) is TransientError
+        assert type(result.error) is NotSent
 
     def test_what_is_accepted_has_its_segments(self, adapter: VonageMessagesAdapter):
         [result] = adapter.parse(build(adapter, body="ж" * 71), answer(202, {"message_uuid": UUID}))

@@ -21,6 +21,7 @@ from apps.providers.errors import (
     ConfigurationError,
     ForgedReceipt,
     InvalidRecipient,
+    NotSent,
     OutcomeUnknown,
     PermanentError,
     ProviderError,
@@ -369,8 +370,8 @@ class TestAnswers:
         ("status", "expected"),
         [
             (400, PermanentError),
-            (401, TransientError),
-            (403, TransientError),
+            (401, NotSent),
+            (403, NotSent),
             (404, InvalidRecipient),
             (406, RecipientRateLimited),
             (410, InvalidRecipient),

@@ -20,6 +20,7 @@ from apps.providers.errors import (
     ConfigurationError,
     ForgedReceipt,
     InvalidRecipient,
+    NotSent,
     OutcomeUnknown,
     PermanentError,
     ProviderError,
@@ -48,7 +49,7 @@ _ENHANCED = re.compile(rb"\s*([245])\.(\d{1,3})\.(\d{1,3})(?:\s|$)")  # RFC 3463
 # RFC 3463 and the IANA registry of enhanced status codes: the mailbox is not there, moved or disabled.
 _DEAD_MAILBOX = {"5.1.1", "5.1.2", "5.1.3", "5.1.6", "5.1.10", "5.2.1"}
 _TOO_LARGE = {"5.2.3", "5.3.4"}
-_SENDER_REFUSED = {"5.1.7", "5.1.8", "5.5.1", "5.7.0", "5.7.8", "5.7.9"}  # ours to mend: address, credentials, order
+_SENDER_REFUSED = {"5.1.7", "5.1.8", "5.5.1", "5.7.8", "5.7.9"}  # ours to mend: address, credentials, order
 
 
 class SmtpAdapter:
@@ -155,10 +156,10 @@ class SmtpAdapter:
             return TransientError(self.alias, code, "a reply that SMTP does not know")
         if code in _TOO_LARGE or status == 552:
             return UnsupportedFeature(self.alias, code, "the e-mail is too large for the server or the mailbox")
-        if stage == "auth" or code in _SENDER_REFUSED:
+        if stage == "auth" or status == 530 or code in _SENDER_REFUSED:  # 530: authenticate first (RFC 4954, 6)
             return answers.credentials_error(self.alias, code)
-        if stage not in ("rcpt", "data"):
-            return TransientError(self.alias, code, f"refused at {stage}" if stage in _STAGES else "")
+        if stage not in ("rcpt", "data"):  # nothing of the message but its sender was said yet
+            return NotSent(self.alias, code, f"refused at {stage}" if stage in _STAGES else "")
         if code in _DEAD_MAILBOX:
             return InvalidRecipient(self.alias, code, "no such mailbox")
         return PermanentError(self.alias, code)  # a 550 alone may be a policy's: no proof that the mailbox is dead
