@@ -315,8 +315,9 @@ def _announce(
         _ask_sweep([delivery_id for delivery_id, _, _ in due])
     for item in planned:
         metrics.accepted(item.channel.label, order.lane.label, 1)
-        if item.status is Status.SUPPRESSED:
+        if item.status is not Status.QUEUED:
             metrics.deliveries(item.status.label, item.channel.label, order.lane.label, "", 1)
+        if item.status is Status.SUPPRESSED:
             metrics.suppressed(reason_label(item.reason) or "", item.channel.label, 1)
     log.info(
         "accepted",

@@ -4,6 +4,8 @@ from datetime import UTC, datetime, timedelta
 from itertools import product
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from apps.channels import Channel
 from apps.preferences.categories import DEFAULT_RULES, Cap, CapRule, CategoryRules, Kind, QuietHoursRule
@@ -226,6 +228,52 @@ def test_category_says_what_quiet_hours_do(rule: QuietHoursRule, reason: Reason)
     rules = replace(NEWS, quiet_hours=rule)
     assert decide(make_snapshot(**SLEEPER), Channel.SMS, rules, MIDNIGHT).reason is reason
     assert decide(make_snapshot(**SLEEPER), Channel.SMS, rules, NOW).reason is Reason.ALLOWED
+
+
+# --- whatever comes ---------------------------------------------------------------------------------------------------
+
+MOMENTS = st.datetimes(datetime(2, 1, 1), datetime(9998, 12, 31), timezones=st.just(UTC))
+ODD_WINDOWS = st.builds(Window, *[st.integers(-5, 5000)] * 3)
+WISHES = st.integers(0, 2**16 - 1)
+
+
+@given(
+    snapshot=st.builds(
+        RecipientSnapshot,
+        recipient_id=st.integers(),
+        user_id=st.text(),
+        version=st.integers(),
+        channel_wishes=WISHES,
+        category_wishes=st.dictionaries(st.sampled_from([0, 7]), WISHES),
+        quiet_hours=st.lists(ODD_WINDOWS, max_size=4).map(tuple),
+        time_zone=st.sampled_from(["", "UTC", "Europe/Berlin", "Africa/Monrovia", "Pacific/Apia"]) | st.text(),
+        phone_ct=st.just(b"x"),
+    ),
+    category=st.builds(
+        CategoryRules,
+        id=st.just(7),
+        key=st.text(),
+        kind=st.sampled_from(Kind),
+        quiet_hours=st.sampled_from(QuietHoursRule),
+        cap=st.none() | st.builds(Cap, st.integers(), st.timedeltas(), st.sampled_from(CapRule)),
+        zoneless=st.sampled_from(["send", "suppress", "UTC"]) | st.text(),
+    ),
+    now=MOMENTS,
+    usage=st.none() | st.builds(Usage, st.integers(), st.none() | MOMENTS),
+    expires_at=st.none() | MOMENTS,
+)
+def test_there_is_always_one_decision(
+    snapshot: RecipientSnapshot,
+    category: CategoryRules,
+    now: datetime,
+    usage: Usage | None,
+    expires_at: datetime | None,
+) -> None:
+    first, second = (decide(snapshot, Channel.SMS, category, now, usage=usage, expires_at=expires_at) for _ in range(2))
+    assert first == second
+    assert (first.not_before is not None) is (first.action is Action.DEFER)
+    assert first.not_before is None or first.not_before >= now
+    assert explain(first.reason)
 
 
 # --- caps -------------------------------------------------------------------------------------------------------------
