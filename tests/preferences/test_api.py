@@ -375,6 +375,8 @@ def test_word_about_a_retired_category_can_still_be_changed(api: APIClient) -> N
         ({"quiet_hours": [{"start": "00:00", "end": "24:00"}]}, "/quiet_hours/0"),
         ({"quiet_hours": [{"start": "12:00", "end": "01:00"}, {"start": "01:00", "end": "12:00"}]}, "/quiet_hours"),
         ({"quiet_hours": [{"start": "22:00", "end": f"07:{n:02}"} for n in range(15)]}, "/quiet_hours"),
+        ({"quiet_hours": [{"start": 1}] * 20_000}, "/quiet_hours"),
+        ({"quiet_hours": [{"days": ["x"] * 50_000, "start": "22:00", "end": "07:00"}]}, "/quiet_hours/0/days"),
         ({"opted_out": True, "channels": {"SMS": True}}, "/channels/SMS"),
     ],
 )

@@ -70,10 +70,19 @@ class TimeOfDayField(TextField):
     """A time on the recipient's clock."""
 
 
+class ShortListField(serializers.ListField):
+    """A list that is not looked into if it is longer than ``max_length``."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        if isinstance(data, list) and self.max_length is not None and len(data) > self.max_length:
+            self.fail("max_length", max_length=self.max_length)
+        return super().to_internal_value(data)
+
+
 class QuietWindowSerializer(StrictSerializer):
     """A stretch of time in which the recipient is not to be disturbed, on the clock of their time zone."""
 
-    days = serializers.ListField(
+    days = ShortListField(
         child=DayField(check=_check_day), required=False, min_length=1, max_length=len(quiet_hours.DAYS),
         help_text="The days it starts on; left out: every day.",
     )  # fmt: skip
@@ -91,10 +100,13 @@ class QuietWindowSerializer(StrictSerializer):
         return window
 
 
-class QuietHoursField(serializers.ListField):
+class QuietHoursField(ShortListField):
     """All windows of a recipient; null and an empty list are none."""
 
     child = QuietWindowSerializer()
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(max_length=quiet_hours.MAX_WINDOWS, **kwargs)
 
     def to_internal_value(self, data: Any) -> Any:
         return _check_windows(super().to_internal_value(data))
