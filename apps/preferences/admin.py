@@ -4,6 +4,7 @@ done here is in the object's history.
 Admin and form classes are generic in the type stubs only, not when the code runs: hence the ignores.
 """
 
+import re
 from typing import Any
 
 from django.contrib import admin, messages
@@ -22,8 +23,11 @@ from apps.preferences.forms import (
     RecipientForm,
     SuppressionForm,
 )
+from apps.preferences.locks import lock_together
 from apps.preferences.models import Device, Recipient, Suppression
 from apps.preferences.services import UNCHANGED
+
+_TOKEN_FIELD = re.compile(r"devices-[0-9]+-new_token")
 
 
 class DeviceInline(admin.TabularInline):  # type: ignore[type-arg]
@@ -115,6 +119,16 @@ class RecipientAdmin(RevealMixin, ImportMixin):
 
     def save_model(self, request: HttpRequest, obj: Recipient, form: Any, change: bool) -> None:
         values = form.cleaned_data
+        # The page is one transaction: the devices' tokens cannot wait until the recipient is locked.
+        lock_together(
+            obj.user_id,
+            *(cipher.blind_index(addresses.TOKEN, token) for token in _posted_tokens(request)),
+            *(
+                cipher.blind_index(kind, values[name])
+                for name, kind in (("new_email", addresses.EMAIL), ("new_phone", addresses.PHONE))
+                if values[name]
+            ),
+        )
         recipient, _ = services.upsert_recipient(
             user_id=obj.user_id,
             email=None if values["remove_email"] else values["new_email"] or UNCHANGED,
@@ -244,6 +258,11 @@ class SuppressionAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             self.log_change(request, suppression, f"Lifted: {reason}")
         self.message_user(request, f"Lifted {len(lifted)} suppressions.", messages.SUCCESS)
         return None
+
+
+def _posted_tokens(request: HttpRequest) -> list[str]:
+    tokens = [request.POST.get(name, "") for name in request.POST if _TOKEN_FIELD.fullmatch(name)]
+    return [token for token in tokens if token.strip()]
 
 
 def _name_admin(request: HttpRequest) -> str:

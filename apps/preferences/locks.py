@@ -14,11 +14,11 @@ from functools import partial
 from typing import Any, Final
 
 from django.db import connection, transaction
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.db.models.functions import Now
 
 from apps.preferences import cache
-from apps.preferences.models import Recipient, next_version
+from apps.preferences.models import Device, Recipient, next_version
 
 GATES: Final = 64
 _GATE_SPACE: Final = 1  # the two-number locks are a space of their own; the addresses' are the one-number locks
@@ -62,6 +62,14 @@ def lock_recipient(user_id: str) -> Recipient:
     if recipient is None:
         raise UnknownRecipient("There is no such recipient.")
     return recipient
+
+
+def lock_together(user_id: str, *blind_indexes: bytes) -> None:
+    """Take at once, in their order, the locks that several writes of one transaction will ask for one after the other:
+    these addresses, then the recipient ``user_id`` with whoever holds one of these addresses as a token."""
+    lock_addresses(*blind_indexes)
+    holders = Device.objects.filter(token_bi__in=blind_indexes).values("recipient_id")
+    lock_recipients(Recipient.objects.filter(Q(user_id=user_id) | Q(pk__in=holders)))
 
 
 def touch_recipients(recipients: Collection[Recipient], **changes: Any) -> None:
