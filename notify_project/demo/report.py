@@ -29,6 +29,8 @@ def summarise(sent: Sequence[Sent], notifications: Iterable[dict[str, Any]], ela
         "missing": sum(1 for one in sent if one.id not in found),
         "deliveries": len(deliveries),
         "not_terminal": sum(1 for one in deliveries if one["status"] in OPEN_STATUSES),
+        "not_terminal_ids": [one["id"] for one in deliveries if one["status"] in OPEN_STATUSES],
+        "missing_ids": [one.id for one in sent if one.id not in found],
         "by_status": dict(Counter(one["status"] for one in deliveries).most_common()),
         "by_channel": {
             channel: dict(Counter(one["status"] for one in deliveries if one["channel"] == channel).most_common())

@@ -68,7 +68,7 @@ def _run(parsed: argparse.Namespace) -> None:
 def _options(parsed: argparse.Namespace, environ: Mapping[str, str], screen: Screen) -> StackOptions:
     return StackOptions(
         data_dir=parsed.data_dir,
-        ports=Ports.free() if parsed.ports == "auto" else Ports.from_environment(environ),
+        ports=None if "auto" in (parsed.ports, environ.get("NOTIFY_PORTS")) else Ports.from_environment(environ),
         broker=parsed.broker,
         counts=roles.Counts(
             web_processes=parsed.web_processes,

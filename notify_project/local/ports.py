@@ -28,6 +28,11 @@ class Ports:
         return cls(**{field.name: free_port() for field in fields(cls)})
 
     @classmethod
+    def kept(cls, former: Mapping[str, str]) -> Self:
+        """The ports that ``former`` names (``WEB_PORT``, …) as far as they are free, else any free ones."""
+        return cls(**{field.name: free_port(_former_port(former, field.name)) for field in fields(cls)})
+
+    @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Self:
         """The usual ports, or what ``WEB_PORT`` and its kin say; free ones for ``NOTIFY_PORTS=auto``."""
         if environ.get("NOTIFY_PORTS") == "auto":
@@ -47,6 +52,13 @@ class Ports:
 
 def _variable(name: str) -> str:
     return f"{name.upper()}_PORT"
+
+
+def _former_port(former: Mapping[str, str], name: str) -> int | None:
+    try:
+        return _read_port(former, name, 0)
+    except LocalError:
+        return None
 
 
 def _read_port(environ: Mapping[str, str], name: str, default: int) -> int:

@@ -61,6 +61,7 @@ def web_command(*, host: str, port: int, counts: Counts) -> list[str]:
         f"--http1-header-read-timeout={WEB_HEADER_TIMEOUT_MS}",
         "--no-ws",
         "--no-access-log",
+        f"--log-config={APP}/granian.json",
         "--workers-kill-timeout=5",
         f"{APP}.asgi:application",
     ]
@@ -69,10 +70,12 @@ def web_command(*, host: str, port: int, counts: Counts) -> list[str]:
 def worker_command(role: str, *, instance: str, threads: int) -> list[str]:
     """A worker for the queues of ``role``; its node name is ``<instance>@<host>``.
 
-    Mingle and gossip are chatter between workers about things not used here (revoked tasks, clocks).
+    Mingle and gossip are chatter between workers about things not used here (revoked tasks, clocks). The banner that
+    ``--quiet`` leaves out would be the one thing in the log that is no JSON.
     """
     return [
         "celery",
+        "--quiet",
         f"--app={APP}",
         "worker",
         "--pool=threads",
@@ -91,7 +94,7 @@ def node_name(instance: str) -> str:
 
 def beat_command(*, schedule: Path) -> list[str]:
     """The clock. Its memory of what ran when is in the file ``schedule``."""
-    return ["celery", f"--app={APP}", "beat", f"--schedule={schedule}", "--pidfile="]
+    return ["celery", "--quiet", f"--app={APP}", "beat", f"--schedule={schedule}", "--pidfile="]
 
 
 def flower_command(*, host: str, port: int) -> list[str]:

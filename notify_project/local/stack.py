@@ -59,9 +59,10 @@ class Store(Server, Protocol):
 class StackOptions:
     """What to bring up, and where.
 
-    ``ports`` None means free ones. ``broker`` is ``valkey`` or ``rabbitmq``. ``settings`` are environment variables for
-    all processes; ``DATABASE_URL``, ``BROKER_URL`` or ``CACHE_URL`` among them replaces the server of one's own.
-    ``without`` names roles to leave out. ``say`` gets one line for each step and each crash.
+    ``ports`` None means free ones, those of the last start if they are free still. ``broker`` is ``valkey`` or
+    ``rabbitmq``. ``settings`` are environment variables for all processes; ``DATABASE_URL``, ``BROKER_URL`` or
+    ``CACHE_URL`` among them replaces the server of one's own. ``without`` names roles to leave out. ``say``
+    gets one line for each step and each crash.
     """
 
     data_dir: Path
@@ -117,6 +118,8 @@ class Stack:
         lock.acquire()
         self._lock = lock
         self._clear_leftovers()
+        if self.options.ports is None:
+            self.ports = Ports.kept(read_env_file(self.env_file))  # links and bookmarks of before stay good
         self.ports.check_free()
         given = {name: url for name in STORE_VARIABLES if (url := self.options.settings.get(name))}
         check_given_stores(given)

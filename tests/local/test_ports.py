@@ -56,3 +56,12 @@ def test_stored_port_is_kept_until_somebody_takes_it(tmp_path, listener):
     assert stored_port(path) == first
     path.write_text(str(listener))
     assert stored_port(path) != listener
+
+
+def test_former_ports_are_kept_as_far_as_they_are_free(listener):
+    web = free_port()
+    ports = Ports.kept({"WEB_PORT": str(web), "FLOWER_PORT": str(listener), "SANDBOX_PORT": "none"})
+    assert ports.web == web
+    assert ports.flower != listener
+    assert is_port_free(ports.flower)
+    assert is_port_free(ports.sandbox)

@@ -21,6 +21,7 @@ from django.conf import settings
 from notify_project.local.ports import LOOPBACK, free_port
 from notify_project.local.roles import Counts, web_command
 
+ROOT = Path(__file__).parents[2]
 START_TIMEOUT_S = 30
 THREADS = 4
 
@@ -44,6 +45,7 @@ class Server:
         with log.open("wb") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", *command],
+                cwd=ROOT,
                 env={**os.environ, "WEB_THREADS": str(THREADS), **environment},
                 stdout=output,
                 stderr=subprocess.STDOUT,

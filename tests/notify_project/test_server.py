@@ -145,6 +145,24 @@ def test_database_that_stands_still_holds_no_thread_for_long(tmp_path: Path, tra
             server.stop()
 
 
+def test_every_line_of_the_log_is_json(server: Server) -> None:
+    server.ask("GET", "/v1/notifications")
+    server.stop()
+    lines = [json.loads(line) for line in server.log.read_text().splitlines()]
+    assert {"notify.access", "_granian"} <= {line["logger"] for line in lines}
+
+
+def test_request_that_is_being_answered_is_answered_before_the_process_ends(server: Server) -> None:
+    key = make_api_key(make_client()).encode()
+    head = HEAD % b"/v1/notifications" + b"X-Idempotency-Key: k\r\nX-API-Key: " + key
+    body = whole_body()
+    with server.held_open(head + b"\r\nContent-Length: %d\r\n\r\n" % len(body), count=1) as connections:
+        assert server.ask("GET", "/healthz")[0] == 200  # by then the other has been read
+        server.process.terminate()
+        connections[0].sendall(body)
+        assert connections[0].recv(65_536).startswith(b"HTTP/1.1 422 ")
+
+
 HEAD = b"POST %s HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
 
 

@@ -3,6 +3,7 @@
 import json
 import time
 from argparse import ArgumentParser
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from notify_project.demo.report import summarise, to_tables
 from notify_project.demo.traffic import OPEN_STATUSES, DemoError, Traffic
+
+SHOWN_IDS = 20
 
 
 class Command(BaseCommand):
@@ -45,6 +48,8 @@ class Command(BaseCommand):
             raise CommandError(
                 f"{figures['not_terminal']} deliveries are not terminal and {figures['missing']} notifications are "
                 f"missing after {options['timeout']:.0f} s"
+                f"{_list_ids('deliveries not terminal', figures['not_terminal_ids'])}"
+                f"{_list_ids('notifications missing', figures['missing_ids'])}"
             )
 
     def _read_key(self) -> str:
@@ -88,3 +93,10 @@ class Command(BaseCommand):
             if is_settled or now > deadline:
                 return notifications
             time.sleep(0.5)
+
+
+def _list_ids(what: str, ids: Sequence[str]) -> str:
+    if not ids:
+        return ""
+    rest = f" and {len(ids) - SHOWN_IDS} more" if len(ids) > SHOWN_IDS else ""
+    return f"\n{what}: {', '.join(ids[:SHOWN_IDS])}{rest}"
