@@ -85,7 +85,9 @@ def decide_wait(error: NotSent | None, history: History, policy: RetryPolicy, ch
     """What to do with a delivery that no provider could be given: it waits, without using up an attempt, until it is
     too old. ``error`` is why, ``None`` if no call was even begun."""
     outcome = AttemptOutcome.TRANSIENT if error is None else outcome_of(error)
-    if history.age_s > policy.max_age_s:
+    # Old alone proves nothing: it may have been put off for a weekend, and this be the first provider it meets.
+    has_waited = history.claims * policy.idle_max_s > policy.max_age_s
+    if has_waited and history.age_s > policy.max_age_s:
         return RetryDecision(Status.DEAD, Reason.WAITED_TOO_LONG, outcome, uses_attempt=False)
     delay_s = 0.0
     if not isinstance(error, NotStarted):

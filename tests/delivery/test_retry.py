@@ -110,3 +110,8 @@ def test_waiting_ends_some_day():
     for error in (NotSent("p", "not_sent"), None):
         decision = decide_wait(error, old, POLICY, 0.5)
         assert (decision.status, decision.reason) == (Status.DEAD, Reason.WAITED_TOO_LONG)
+
+
+def test_what_was_put_off_for_days_may_still_wait_for_its_first_provider():
+    put_off = History(attempts=0, claims=3, age_s=POLICY.max_age_s * 3)
+    assert decide_retry(NotSent("p", "not_sent"), put_off, POLICY, 0.5).status is Status.QUEUED
