@@ -64,6 +64,8 @@ class Sending:
         self.outcomes: list[Outcome] = []
         self.dead_addresses: list[DeadAddress] = []
         self._read_at = read_at
+        # A further provider is called only early in the lease: what outlives it may be sent by somebody else as well.
+        self._hand_over_until = time.monotonic() + settings.DELIVERY_LEASE_S / 6
 
     def run(self, parcels: Sequence[Parcel]) -> None:
         """Sends ``parcels``; afterwards there is one outcome for each."""
@@ -82,6 +84,8 @@ class Sending:
             if not waiting:
                 return
             if position > 0:
+                if time.monotonic() > self._hand_over_until:
+                    break
                 metrics.failed_over(provider.channel.label, provider.alias, len(waiting))
             with bulkhead.place(provider.alias) as place:
                 if place is not Place.FREE:

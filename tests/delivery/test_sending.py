@@ -49,6 +49,15 @@ def test_every_provider_tried_in_vain_is_kept_with_one_attempt_used(client_row, 
     assert {attempt.provider for attempt in Attempt.objects.filter(delivery_id=delivery.id)} == {TWILIO, VONAGE}
 
 
+def test_no_second_provider_is_called_late_in_the_lease(client_row, two_routes, settings):
+    settings.DELIVERY_LEASE_S = 0.0
+    two_routes.answer = refuse("twilio")
+    (delivery,) = accept(client_row.id, RecipientFactory().user_id)
+    dispatch.deliver([delivery.id])
+    assert [provider for provider, _ in two_routes.requests] == ["twilio"]
+    assert (reload(delivery).status, reload(delivery).attempts) == (Status.QUEUED, 1)
+
+
 def test_open_breaker_is_passed_over_without_a_call(client_row, two_routes):
     trip_breaker("twilio")
     (delivery,) = accept(client_row.id, RecipientFactory().user_id)
