@@ -123,6 +123,7 @@ def test_static_files_are_served_without_debug_and_without_collectstatic(client,
     assert count() == 1
 
 
+@pytest.mark.django_db  # closing a response looks after connections that earlier tests left
 def test_an_unchanged_static_file_is_not_sent_again(client):
     path = "/static/drf_spectacular_sidecar/swagger-ui-dist/swagger-ui.css"
     first = client.get(path)
