@@ -66,10 +66,10 @@ class Traffic:
         return user_id
 
     def switch_fault(self, *, is_on: bool) -> None:
-        """Makes the sandbox's SMS providers answer 503 to a third of the calls, or well again. What the first refuses
-        goes to the second, and what that refuses too is tried again later."""
+        """Makes the sandbox's SMS providers answer 503 to a third of the calls, or well again. What one refuses goes
+        to the next, and what all refuse is tried again later."""
         try:
-            for provider in ("twilio", "vonage"):
+            for provider in ("twilio", "vonage", "telnyx"):
                 url = f"{self._sandbox_url}/_sandbox/faults/{provider}"
                 if is_on:
                     rule = {"mode": "error", "status": 503, "error_rate": 0.33}
