@@ -1,6 +1,6 @@
 """Whether a provider account is worth calling, for the whole fleet.
 
-A breaker opens when at least half of what was counted in the last ten seconds failed, and not on fewer than twenty. It
+A breaker opens when at least 40 % of what was counted in the last ten seconds failed, and not on fewer than twenty. It
 then stays open for ``settings.BREAKER_OPEN_S``, longer each time it does not recover (``BREAKER_MAX_OPEN_S`` at most),
 after which one caller may probe. pybreaker is the face: its states, its listeners, its storage interface. Its ``call``
 is not used: it holds a lock while the provider is called, and counts consecutive failures only.

@@ -82,8 +82,8 @@ def trip(alias: str) -> None:
 
 
 class TestOpening:
-    def test_half_of_twenty_failed_opens(self, alias: str):
-        breaker.report(alias, 10, 9)
+    def test_two_fifths_of_twenty_failed_open(self, alias: str):
+        breaker.report(alias, 12, 7)
         assert breaker.admit(alias).is_allowed
         breaker.report(alias, 0, 1)
         refused = breaker.admit(alias)
@@ -94,8 +94,8 @@ class TestOpening:
         breaker.report(alias, 0, 19)
         assert breaker.admit(alias).is_allowed
 
-    def test_less_than_half_failed_stays_closed(self, alias: str):
-        breaker.report(alias, 101, 99)
+    def test_less_than_two_fifths_failed_stays_closed(self, alias: str):
+        breaker.report(alias, 121, 79)
         assert breaker.admit(alias).is_allowed
 
     def test_failures_count_for_ten_seconds(self, alias: str, clock: Clock):
