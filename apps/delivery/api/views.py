@@ -43,14 +43,16 @@ from apps.delivery.selectors import (
 )
 from apps.delivery.statuses import STATUS_LABELS
 from apps.problems import Problem, invalid_field
+from apps.providers.adapters.fcm import RESERVED_DATA_KEYS, RESERVED_DATA_PREFIXES
 from apps.providers.errors import ForgedReceipt, MalformedReceipt, VerificationUnavailable
 from apps.providers.messages import WebhookCall
 from apps.trace import adopt_trace, current_trace_id
 
 IDEMPOTENCY_HEADER = "X-Idempotency-Key"
 IDEMPOTENCY_KEY_MAX = 255
-RESERVED_DATA = ("google", "gcm", "notify_")
-RESERVED_DATA_NAMES = ("from", "message_type", "collapse_key")
+# What FCM reserves, and what is ours.
+RESERVED_DATA_NAMES = frozenset({*RESERVED_DATA_KEYS, "collapse_key"})
+RESERVED_DATA_STARTS = (*RESERVED_DATA_PREFIXES, "notify_")
 
 _EXAMPLE = OpenApiExample(
     "A one-time password",
@@ -290,5 +292,5 @@ def _channels(body: NotificationBody) -> tuple[Channel, ...] | None:
 def _check_data(data: dict[str, str], pointer: str) -> None:
     # Keys that FCM reserves: https://firebase.google.com/docs/reference/fcm/rest/v1/projects.messages (data)
     for name in data:
-        if name in RESERVED_DATA_NAMES or name.startswith(RESERVED_DATA):
+        if name in RESERVED_DATA_NAMES or name.startswith(RESERVED_DATA_STARTS):
             raise invalid_field(f"{pointer}/{name}", "this name is reserved; choose another")
