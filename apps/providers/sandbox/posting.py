@@ -126,6 +126,11 @@ class Line:
         due = min((origin.next_due() for origin in self._origins.values() if origin.heap), default=now + 0.5)
         return min(0.5, due - time.monotonic())
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no call is on the wire."""
+        return not self._in_flight
+
     def close(self) -> None:
         for handle in self._in_flight:
             self._multi.remove_handle(handle)

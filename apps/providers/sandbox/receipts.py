@@ -13,6 +13,7 @@ from apps.providers.sandbox.faults import InvalidRuleError, Latency, parse_laten
 from apps.providers.sandbox.posting import MAX_PENDING, Counts, Line, Poster, Receipt
 
 GIVE_UP_AFTER_S = 600.0
+CLEAR_TIMEOUT_S = 1.0
 DEFAULT_DELAY = Latency(60.0, 60.0)
 
 
@@ -67,6 +68,8 @@ class ReceiptOffice:
         self._wake = threading.Event()
         self._is_stopping = False
         self._generation = 0
+        self._settled_generation = 0  # none of an earlier one is on the wire
+        self._settled = threading.Condition()
         self._dice = random.Random()  # noqa: S311 (dice)
         self._thread = threading.Thread(target=self._run, name="receipts", daemon=True)
 
@@ -85,8 +88,13 @@ class ReceiptOffice:
         self._thread.join(timeout=1.0)
 
     def clear(self) -> None:
-        """Forgets everything pending, zeroes the counts and restores the default knobs."""
+        """Forgets everything pending, zeroes the counts and restores the default knobs. What is on the wire has then
+        arrived, if its receiver answers within ``CLEAR_TIMEOUT_S``."""
         self._generation += 1
+        if self._thread.is_alive():
+            self._wake.set()
+            with self._settled:
+                self._settled.wait_for(lambda: self._settled_generation == self._generation, CLEAR_TIMEOUT_S)
         for provider in self.posters:
             self.controls[provider] = Control()
             self.counts[provider] = Counts()
@@ -140,9 +148,14 @@ class ReceiptOffice:
     def _run(self) -> None:
         line = Line(self.posters, self.counts, lambda receipt: receipt.generation == self._generation)
         while not self._is_stopping:
+            generation = self._generation
             while self._arrivals:
                 line.add(self._arrivals.popleft())
             pause_s = line.step()
+            if generation != self._settled_generation and line.is_idle:
+                with self._settled:
+                    self._settled_generation = generation
+                    self._settled.notify_all()
             if pause_s > 0:
                 self._wake.wait(pause_s)
                 self._wake.clear()

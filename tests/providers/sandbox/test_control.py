@@ -2,6 +2,8 @@ import hashlib
 
 import pytest
 
+from tests.providers.sandbox.conftest import wait_until
+
 
 def test_the_ledger_shows_what_was_accepted_without_addresses(sandbox, shared_process):
     sandbox.push_with_ack("d-1", token="device-secret")
@@ -92,6 +94,14 @@ def test_reset_forgets_pending_receipts(sandbox, web):
     sandbox.control("POST", "reset")
     sandbox.push_with_ack("after")
     assert [call.json()["delivery_id"] for call in web.wait_for(1)] == ["after"]
+
+
+def test_reset_waits_for_a_receipt_on_the_wire(sandbox, web):
+    web.delay_s = 0.3
+    sandbox.push_with_ack("before")
+    wait_until(lambda: web.arrived)
+    sandbox.control("POST", "reset")
+    assert [call.json()["delivery_id"] for call in web.calls] == ["before"]
 
 
 @pytest.mark.parametrize(

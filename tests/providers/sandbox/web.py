@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qsl
@@ -21,12 +22,15 @@ class Posted:
 
 
 class Web:
-    """``statuses`` are used up first, one a call; then every call is answered 204."""
+    """``statuses`` are used up first, one a call; then every call is answered 204. A call is kept and
+    answered ``delay_s`` after it ``arrived``."""
 
     def __init__(self, port: int = 0) -> None:
         self.calls: list[Posted] = []
         self.statuses: list[int] = []
         self.connections = 0
+        self.arrived = 0
+        self.delay_s = 0.0
         self._changed = threading.Condition()
         web = self
 
@@ -54,6 +58,8 @@ class Web:
         self._thread.start()
 
     def _take(self, posted: Posted) -> int:
+        self.arrived += 1
+        time.sleep(self.delay_s)
         with self._changed:
             self.calls.append(posted)
             self._changed.notify_all()
@@ -67,7 +73,7 @@ class Web:
 
     def clear(self) -> None:
         with self._changed:
-            self.calls, self.statuses, self.connections = [], [], 0
+            self.calls, self.statuses, self.connections, self.arrived, self.delay_s = [], [], 0, 0, 0.0
 
     def close(self) -> None:
         self._server.shutdown()
