@@ -78,6 +78,13 @@ FAILOVERS = Counter(
     ["channel", "provider"],
 )
 RETRIES = Counter("notify_retries_total", "Deliveries put back for another attempt.", ["channel"])
+QUEUE_LATENCY = BatchHistogram(
+    "notify_queue_latency_seconds",
+    "From ringing to a worker, measured with a canary in every queue.",
+    ["queue"],
+    buckets=_LATENCY_BUCKETS,
+)
+GARBAGE = Counter("notify_garbage_total", "Messages no worker could use, kept in notif.dead.", ["queue", "reason"])
 SWEEP_RUNG = Counter("notify_sweep_rung_total", "Deliveries the sweep had to enqueue (again).")
 CACHE_HITS = Counter("notify_cache_hits_total", "Cache look-ups that found a current value.", ["cache"])
 CACHE_MISSES = Counter("notify_cache_misses_total", "Cache look-ups that went on to the database.", ["cache"])
@@ -151,6 +158,16 @@ def failed_over(channel: str, provider: str, n: int = 1) -> None:
 def retried(channel: str, n: int = 1) -> None:
     """``n`` deliveries were put back for another attempt."""
     _counter(RETRIES, (channel,)).inc(n)
+
+
+def queue_latency(queue: str, seconds: float) -> None:
+    """A canary was ``seconds`` in ``queue`` before a worker heard it."""
+    _histogram(QUEUE_LATENCY, (queue,)).observe_many((seconds,))
+
+
+def garbage(queue: str, reason: str) -> None:
+    """A message in ``queue`` was none of ours, for ``reason``."""
+    _counter(GARBAGE, (queue, reason)).inc()
 
 
 def sweep_rung(n: int = 1) -> None:

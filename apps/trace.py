@@ -5,7 +5,6 @@ notification's trace in the request body, in words of its own; such an id is fol
 """
 
 import re
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
@@ -13,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from structlog import contextvars as log_context
+
+from apps.randomness import random_bytes
 
 MAX_TRACE_ID_LENGTH = 64
 _TRACE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
@@ -41,7 +42,7 @@ def current_trace_id() -> str:
 
 def new_trace_id() -> str:
     """A fresh random trace id of 32 lower-case hex digits."""
-    return secrets.token_hex(16)
+    return random_bytes(16).hex()
 
 
 def is_valid_trace_id(value: str) -> bool:
@@ -71,7 +72,7 @@ def format_traceparent(trace_id: str, *, parent_id: str = "", is_sampled: bool =
     """
     if not _HEX_TRACE_ID.fullmatch(trace_id) or trace_id == _NO_TRACE:
         raise ValueError("trace_id must be 32 lower-case hex digits, not all zero")
-    return f"00-{trace_id}-{parent_id or secrets.token_hex(8)}-{_SAMPLED if is_sampled else 0:02x}"
+    return f"00-{trace_id}-{parent_id or random_bytes(8).hex()}-{_SAMPLED if is_sampled else 0:02x}"
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import os
 from django.conf import settings
 from django.core.wsgi import get_wsgi_application
 
+from apps.collecting import collect_rarely
 from notify_project.front import Front, Limits
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "notify_project.settings.base")
@@ -13,8 +14,10 @@ application = Front(
     Limits(
         threads=settings.WEB_THREADS,
         body_bytes=settings.DATA_UPLOAD_MAX_MEMORY_SIZE,
+        body_bytes_by_path=settings.BODY_LIMITS,
         buffer_bytes=settings.WEB_BUFFER_BYTES,
         body_timeout_s=settings.WEB_BODY_TIMEOUT_S,
         queue_timeout_s=settings.WEB_QUEUE_TIMEOUT_S,
     ),
 )
+collect_rarely()

@@ -7,6 +7,8 @@ from celery import Celery
 from celery.app.amqp import AMQP
 from kombu import Connection
 
+from notify_project import redis_transport
+
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "notify_project.settings.base")
 
 RECONNECT_EVERY_S = 1.0
@@ -25,6 +27,7 @@ class EagerAMQP(AMQP):
     Connection = EagerConnection
 
 
+redis_transport.install()
 app = Celery("notify", amqp=EagerAMQP)
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()

@@ -9,6 +9,7 @@ from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
 from apps.problems import Problem
+from notify_project.middleware import API_PREFIX
 from notify_project.problems import body_incomplete, body_too_large, render_problem
 from notify_project.proxies import believe_proxies
 from notify_project.refusals import REFUSAL, Refusal
@@ -32,7 +33,7 @@ class EdgeMiddleware:
         believe_proxies(request.META, settings.TRUSTED_PROXIES)
         problem = _find_bad_url(request) or _find_refusal(request)
         response = render_problem(problem) if problem is not None else self._get_response(request)
-        if request.path_info.startswith("/v1/"):
+        if request.path_info.startswith(API_PREFIX):
             response.headers.setdefault("Cache-Control", "no-store")
         return response
 
@@ -60,7 +61,7 @@ def _find_refusal(request: HttpRequest) -> Problem | None:
         case None:
             return None
         case Refusal.BODY_TOO_LARGE:
-            return body_too_large()
+            return body_too_large(request.path_info)
         case Refusal.BODY_INCOMPLETE:
             return body_incomplete()
         case Refusal.BODY_TOO_SLOW:

@@ -6,10 +6,12 @@ nobody else waits for them. Answers are likewise handed over whole.
 
 import asyncio
 import io
+import threading
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -38,14 +40,20 @@ _SINGLE_HEADERS = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """``body_bytes`` of one request, ``buffer_bytes`` of all that are arriving; ``body_timeout_s`` from the end of the
-    headers to the end of the body; ``queue_timeout_s`` until a thread is free."""
+    """``body_bytes`` of one request, ``body_bytes_by_path`` where it may be more, ``buffer_bytes`` of all that are
+    arriving; ``body_timeout_s`` from the end of the headers to the end of the body; ``queue_timeout_s`` until a thread
+    is free."""
 
     threads: int
     body_bytes: int
     buffer_bytes: int
     body_timeout_s: float
     queue_timeout_s: float
+    body_bytes_by_path: Mapping[str, int] = field(default_factory=dict)
+
+    def body_limit(self, path: str) -> int:
+        """How many bytes a body sent to ``path`` may have."""
+        return self.body_bytes_by_path.get(path, self.body_bytes)
 
 
 class Front:
@@ -55,8 +63,8 @@ class Front:
     def __init__(self, application: WsgiApplication, limits: Limits) -> None:
         self._application = application
         self._limits = limits
-        self._threads = ThreadPoolExecutor(limits.threads, thread_name_prefix="request")
-        self._probe_threads = ThreadPoolExecutor(PROBE_THREADS, thread_name_prefix="probe")
+        self._threads = Threads(self._answer, limits.threads, "request")
+        self._probe_threads = Threads(self._answer, PROBE_THREADS, "probe")
         self._held_bytes = 0  # touched by the event loop only
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -64,15 +72,14 @@ class Front:
             return
         environ, refusal = _make_environ(scope)
         if refusal is None:
-            refusal = _check_framing(environ, self._limits.body_bytes)
+            refusal = _check_framing(environ, self._limits.body_limit(environ["PATH_INFO"]))
         body = b""
         if refusal is None and environ["REQUEST_METHOD"] in BODY_METHODS:
             body, refusal = await self._receive_body(environ, receive)
         environ |= {REFUSAL: refusal, "wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body))}
         environ.pop("HTTP_TRANSFER_ENCODING", None)
-        pool = self._probe_threads if environ["PATH_INFO"] in PROBES else self._threads
-        loop = asyncio.get_running_loop()
-        status, headers, content = await loop.run_in_executor(pool, self._answer, environ, time.monotonic())
+        threads = self._probe_threads if environ["PATH_INFO"] in PROBES else self._threads
+        status, headers, content = await threads.run(environ)
         if refusal is not None:
             headers.append((b"connection", b"close"))  # the rest of the body is not waited for
         await send({"type": "http.response.start", "status": status, "headers": headers})
@@ -82,6 +89,7 @@ class Front:
         declared = environ.get("CONTENT_LENGTH")
         if not int(declared or 0) and "HTTP_TRANSFER_ENCODING" not in environ:
             return b"", None
+        limit = self._limits.body_limit(environ["PATH_INFO"])
         pieces: list[bytes] = []
         size = 0
         try:
@@ -94,7 +102,7 @@ class Front:
                         pieces.append(piece)
                         size += len(piece)
                         self._held_bytes += len(piece)
-                        if size > self._limits.body_bytes:
+                        if size > limit:
                             return b"", Refusal.BODY_TOO_LARGE
                         if self._held_bytes > self._limits.buffer_bytes:
                             return b"", Refusal.OVERLOADED
@@ -129,6 +137,50 @@ class Front:
             logger.error("unhandled_exception", exc_info=error)
             return 500, [], b""
         return started[0], started[1], content
+
+
+class Threads:
+    """So many threads that run ``work(argument, time.monotonic() of the call)`` for an event loop. Does what a
+    ``ThreadPoolExecutor`` would, for less: the loop is woken once for all results that are there."""
+
+    def __init__(self, work: Callable[[Any, float], Any], count: int, name: str) -> None:
+        self._work = work
+        self._wanted: SimpleQueue[tuple[asyncio.Future[Any], Any, float]] = SimpleQueue()
+        self._done: deque[tuple[asyncio.Future[Any], Any, BaseException | None]] = deque()
+        self._is_loop_called = False
+        for number in range(count):
+            threading.Thread(target=self._serve, name=f"{name}_{number}", daemon=True).start()
+
+    def run(self, argument: Any) -> "asyncio.Future[Any]":
+        """What ``work`` makes of it. Called by the event loop; there must be one."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._wanted.put((future, argument, time.monotonic()))
+        return future
+
+    def _serve(self) -> None:
+        while True:
+            future, argument, wanted_at = self._wanted.get()
+            result, error = None, None
+            try:
+                result = self._work(argument, wanted_at)
+            except BaseException as raised:  # the caller's; the thread goes on
+                error = raised
+            self._done.append((future, result, error))
+            if not self._is_loop_called:
+                self._is_loop_called = True
+                future.get_loop().call_soon_threadsafe(self._settle)
+            del future, argument, result, error  # not to be held until the next one comes
+
+    def _settle(self) -> None:
+        self._is_loop_called = False  # first: whoever finishes from now on calls again
+        while self._done:
+            future, result, error = self._done.popleft()
+            if future.done():  # the caller hung up
+                continue
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)
 
 
 def _make_environ(scope: Scope) -> tuple[Environ, Refusal | None]:

@@ -2,10 +2,12 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
+from typing import Any
 
 import psycopg
 import redis
@@ -17,12 +19,16 @@ from django.http import HttpRequest, JsonResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
-from notify_project.broker import ping_broker
+from apps.delivery.canary import find_silent
+from apps.delivery.sweep import BEAT_HEARTBEAT, HEARTBEAT
+from notify_project.broker import BrokerFullError, check_broker_takes_messages, inspect_queues
+from notify_project.database import is_disk_full
 from notify_project.deadline import SingleFlight
 
 logger = structlog.get_logger("notify.health")
 
 CHECK_TIMEOUT_S = 0.5
+SWEEP_LIMIT_S = 30.0
 # However often we are asked, from whichever side: the stores are asked once in this time by each process.
 REPORT_LIFETIME_S = 1.0
 
@@ -58,7 +64,8 @@ def healthz(request: HttpRequest) -> JsonResponse:
 @never_cache
 @require_safe
 def readyz(request: HttpRequest) -> JsonResponse:
-    """200 ``ok``; 200 ``degraded`` without broker or cache; 503 ``unavailable`` without a migrated database."""
+    """200 ``ok``; 200 ``degraded`` where requests are still accepted; 503 ``unavailable`` without a database that is
+    migrated and can be written to."""
     report = _recent_report()
     return JsonResponse(asdict(report), status=503 if report.status == "unavailable" else 200)
 
@@ -68,6 +75,23 @@ def check_database() -> None:
 
     Raises ``UnreadyError`` or ``psycopg.Error``.
     """
+    with _connect() as connection:
+        row = connection.execute("SELECT current_setting('transaction_read_only')").fetchone()
+        if row is not None and row[0] == "on":
+            raise UnreadyError("PostgreSQL is read-only (a standby?). Point DATABASE_URL at the primary.")
+        try:
+            rows = connection.execute("SELECT app, name FROM django_migrations").fetchall()
+        except psycopg.errors.UndefinedTable:
+            rows = []
+    missing = expected_migrations() - set(rows)
+    if missing:
+        raise UnreadyError(f"{len(missing)} migration(s) not applied. Run: python manage.py migrate")
+    if is_disk_full():
+        raise UnreadyError("PostgreSQL's disk is full. Give it room; it goes on by itself then.")
+
+
+@contextmanager
+def _connect() -> Iterator[psycopg.Connection[Any]]:
     wrapper = connections["default"]
     parameters = {
         name: value
@@ -79,16 +103,7 @@ def check_database() -> None:
     with psycopg.connect(**parameters) as connection:
         # LOCAL: behind a pooler the session is somebody else's next.
         connection.execute(f"SET LOCAL statement_timeout = {int(CHECK_TIMEOUT_S * 1000)}")
-        row = connection.execute("SELECT current_setting('transaction_read_only')").fetchone()
-        if row is not None and row[0] == "on":
-            raise UnreadyError("PostgreSQL is read-only (a standby?). Point DATABASE_URL at the primary.")
-        try:
-            rows = connection.execute("SELECT app, name FROM django_migrations").fetchall()
-        except psycopg.errors.UndefinedTable:
-            rows = []
-    missing = expected_migrations() - set(rows)
-    if missing:
-        raise UnreadyError(f"{len(missing)} migration(s) not applied. Run: python manage.py migrate")
+        yield connection
 
 
 @cache
@@ -98,8 +113,40 @@ def expected_migrations() -> frozenset[tuple[str, str]]:
 
 
 def check_broker() -> None:
-    """Log in to the broker. Raises what its transport raises."""
-    ping_broker(CHECK_TIMEOUT_S)
+    """Log in to the broker and have it take something. Raises ``UnreadyError`` or what its transport raises."""
+    try:
+        check_broker_takes_messages(CHECK_TIMEOUT_S)
+    except BrokerFullError as error:
+        raise UnreadyError(f"{error}. Give it room; requests are accepted and kept, and sent then.") from None
+
+
+def check_queues() -> None:
+    """See that the queues are there and that somebody consumes them. Raises ``UnreadyError`` or what a store raises."""
+    depths = inspect_queues(CHECK_TIMEOUT_S)
+    missing = [queue for queue, depth in depths.items() if depth is None]
+    if missing:
+        raise UnreadyError(f"Not declared: {', '.join(missing)}. Run: python manage.py declare_topology")
+    silent = find_silent({queue: depth or 0 for queue, depth in depths.items()}, now_s=time.time())
+    if silent:
+        words = [f"{queue} (for {'an hour' if age is None else f'{age:.0f} s'})" for queue, age in silent.items()]
+        raise UnreadyError(f"Nobody consumes {', '.join(words)}. Are the workers of these queues running?")
+
+
+def check_sweep() -> None:
+    """See that the sweep runs, and at beat's word. Raises ``UnreadyError`` or ``psycopg.Error``."""
+    with _connect() as connection:
+        rows = connection.execute(
+            "SELECT name, EXTRACT(epoch FROM now() - finished_at)::float8 FROM heartbeat WHERE name = ANY(%s)",
+            [[HEARTBEAT, BEAT_HEARTBEAT]],
+        ).fetchall()
+    ages = dict(rows)
+    mend = "Is beat running, and worker-maintenance?"
+    if HEARTBEAT not in ages:
+        raise UnreadyError(f"It has never run. {mend}")
+    if ages[HEARTBEAT] > SWEEP_LIMIT_S:
+        raise UnreadyError(f"It last ran {ages[HEARTBEAT]:.0f} s ago: what is due later is late. {mend}")
+    if ages.get(BEAT_HEARTBEAT, SWEEP_LIMIT_S) >= SWEEP_LIMIT_S:
+        raise UnreadyError(f"Other workers sweep in its place. {mend}")
 
 
 def check_cache() -> None:
@@ -118,6 +165,8 @@ _HINTS = {
     "database": "No answer from PostgreSQL. See that it runs and that DATABASE_URL is right.",
     "broker": "No answer from the broker. Requests are accepted and kept; they are sent when it is back. "
     "See that it runs and that BROKER_URL is right.",
+    "queues": "Not known without an answer from broker and cache.",
+    "sweep": "Not known without an answer from PostgreSQL.",
     "cache": "No answer from the cache. Everything works, slower. See that it runs and that CACHE_URL is right.",
 }
 
@@ -135,6 +184,8 @@ _flights = {
     "database": SingleFlight("readyz-database", _timed(check_database)),
     "broker": SingleFlight("readyz-broker", _timed(check_broker)),
     "cache": SingleFlight("readyz-cache", _timed(check_cache)),
+    "queues": SingleFlight("readyz-queues", _timed(check_queues)),
+    "sweep": SingleFlight("readyz-sweep", _timed(check_sweep)),
 }
 
 

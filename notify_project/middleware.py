@@ -1,10 +1,14 @@
-"""The two middlewares of our own: one opens and closes the book on a request, one serves static files."""
+"""The middlewares of our own: one opens and closes the book on a request, one serves static files, and Django's own for
+browsers leave the API alone."""
 
 import time
 from collections.abc import Callable
 
 import structlog
 from django.conf import settings
+from django.contrib.auth.middleware import AuthenticationMiddleware
+from django.contrib.messages.middleware import MessageMiddleware
+from django.contrib.sessions.middleware import SessionMiddleware
 from django.contrib.staticfiles.views import serve
 from django.core.exceptions import SuspiciousFileOperation
 from django.http import Http404, HttpRequest, HttpResponseNotFound
@@ -17,6 +21,7 @@ logger = structlog.get_logger("notify.access")
 GetResponse = Callable[[HttpRequest], HttpResponseBase]
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+API_PREFIX = "/v1/"
 _NO_ROUTE = "(none)"
 _STATIC_ROUTE = "(static)"
 _STATIC_MAX_AGE_S = 3600
@@ -107,3 +112,23 @@ class StaticFilesMiddleware:
             return HttpResponseNotFound("No such file.\n", content_type="text/plain; charset=utf-8")
         response["Cache-Control"] = f"public, max-age={_STATIC_MAX_AGE_S}"
         return response
+
+
+class _ForBrowsers:
+    """Mixed into a middleware: requests to the API, which knows neither sessions nor their users, pass by it."""
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        follow: GetResponse = self.get_response if request.path_info.startswith(API_PREFIX) else super().__call__  # type: ignore[attr-defined, misc]
+        return follow(request)
+
+
+class BrowserSessionMiddleware(_ForBrowsers, SessionMiddleware):
+    """Django's, but not for the API."""
+
+
+class BrowserAuthenticationMiddleware(_ForBrowsers, AuthenticationMiddleware):
+    """Django's, but not for the API."""
+
+
+class BrowserMessageMiddleware(_ForBrowsers, MessageMiddleware):
+    """Django's, but not for the API."""

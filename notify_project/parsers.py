@@ -4,18 +4,17 @@ from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
 import orjson
-from django.conf import settings
 from rest_framework.parsers import BaseParser
 
 from apps.problems import FieldError, Problem
-from notify_project.problems import MAX_FIELD_ERRORS, body_too_large, escape_pointer
+from notify_project.problems import MAX_FIELD_ERRORS, body_limit, body_too_large, escape_pointer
 
 MAX_DEPTH = 32
 """Levels of objects and lists in a body, the outermost included."""
 
 
 class JSONParser(BaseParser):
-    """``application/json`` (RFC 8259) in UTF-8: one object of at most ``DATA_UPLOAD_MAX_MEMORY_SIZE`` bytes.
+    """``application/json`` (RFC 8259) in UTF-8: one object of at most the route's ``body_limit`` in bytes.
 
     Raises ``Problem``: 400 for what is no JSON object, 413 for too much of it, 422 with pointers for NUL characters.
     """
@@ -31,13 +30,14 @@ class JSONParser(BaseParser):
 
 def read_bounded(stream: IO[Any], request: Any = None) -> bytes:
     """The stream's bytes; raises ``Problem`` 413 as soon as they are known to be too many, without keeping them."""
-    limit: int = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
+    path = request.path if request is not None else ""
+    limit = body_limit(path)
     declared = request.META.get("CONTENT_LENGTH") if request is not None else None
     if declared and declared.isdigit() and int(declared) > limit:
-        raise body_too_large()
+        raise body_too_large(path)
     raw: bytes = stream.read(limit + 1)
     if len(raw) > limit:
-        raise body_too_large()
+        raise body_too_large(path)
     return raw
 
 

@@ -8,6 +8,7 @@ from http import HTTPStatus
 from typing import Any
 
 import orjson
+import psycopg
 import structlog
 from django.conf import settings
 from django.core.exceptions import BadRequest, PermissionDenied, RequestDataTooBig, SuspiciousOperation
@@ -18,8 +19,9 @@ from django.views import defaults
 from rest_framework import exceptions
 from rest_framework.settings import api_settings
 
-from apps.problems import FieldError, Problem
+from apps.problems import FieldError, Problem, describe_problem
 from apps.trace import current_trace_id
+from notify_project.database import note_error
 
 logger = structlog.get_logger("notify.api")
 
@@ -28,36 +30,6 @@ MAX_FIELD_ERRORS = 100
 _STORE_RETRY_AFTER_S = 1
 _HTML_PATHS = ("/admin/", "/docs")  # what people look at in a browser keeps Django's own error pages
 
-# Every kind of problem: its status and title, for the documents and for the docs page.
-KINDS: dict[str, tuple[int, str]] = {
-    "bad-request": (400, "The request cannot be understood"),
-    "malformed-json": (400, "The body cannot be read"),
-    "idempotency-key-missing": (400, "The idempotency key is missing"),
-    "idempotency-key-invalid": (400, "The idempotency key is malformed"),
-    "malformed-receipt": (400, "The receipt cannot be read"),
-    "unauthenticated": (401, "No valid credential was given"),
-    "forbidden": (403, "The call is not allowed"),
-    "insufficient-scope": (403, "The client lacks the scope for this call"),
-    "forged-receipt": (403, "The receipt's signature does not verify"),
-    "not-found": (404, "There is no such thing"),
-    "unknown-user": (404, "There is no such user"),
-    "unknown-device": (404, "There is no such device"),
-    "unknown-suppression": (404, "There is no such suppression"),
-    "method-not-allowed": (405, "The method is not available here"),
-    "not-acceptable": (406, "The answer cannot be given in the form asked for"),
-    "body-too-slow": (408, "The body took too long"),
-    "idempotency-key-in-progress": (409, "A request with this idempotency key is in progress"),
-    "length-required": (411, "The length of the body is not known"),
-    "preferences-changed": (412, "The preferences were changed in the meantime"),
-    "body-too-large": (413, "The body is too large"),
-    "unsupported-media-type": (415, "The body is not of a type understood here"),
-    "invalid-request": (422, "Fields of the request are wrong"),
-    "invalid-user-id": (422, "The user id in the address cannot exist"),
-    "idempotency-key-reused": (422, "The idempotency key was used for another request"),
-    "rate-limited": (429, "Too many requests"),
-    "internal-error": (500, "Something went wrong on our side"),
-    "unavailable": (503, "A part of the platform is away"),
-}
 _API_CODES: tuple[tuple[type[exceptions.APIException], str], ...] = (
     (exceptions.ParseError, "malformed-json"),
     (exceptions.AuthenticationFailed, "unauthenticated"),
@@ -97,16 +69,21 @@ def to_problem(exc: BaseException) -> Problem:
         return Problem(400, "bad-request", "The request is malformed.")
     if isinstance(exc, UnreadablePostError):
         return body_incomplete()
-    if isinstance(exc, OperationalError | InterfaceError):
+    if is_database_away(exc):
         return _database_away(exc)
     logger.error("unhandled_exception", exc_info=exc)
     return Problem(500, "internal-error", "An unexpected error occurred. It was logged under this trace_id.")
 
 
-def body_too_large() -> Problem:
-    """413, naming the limit."""
-    limit: int | None = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
-    return Problem(413, "body-too-large", f"The body may have at most {limit} bytes.")
+def body_limit(path: str) -> int:
+    """How many bytes a body sent to ``path`` may have."""
+    limit: int = settings.BODY_LIMITS.get(path, settings.DATA_UPLOAD_MAX_MEMORY_SIZE)
+    return limit
+
+
+def body_too_large(path: str = "") -> Problem:
+    """413, naming the limit of ``path``."""
+    return Problem(413, "body-too-large", f"The body may have at most {body_limit(path)} bytes.")
 
 
 def body_incomplete() -> Problem:
@@ -118,7 +95,15 @@ def _not_found() -> Problem:
     return Problem(404, "not-found", "There is nothing at this address, or it is not yours to see.")
 
 
+def is_database_away(exc: BaseException) -> bool:
+    """Whether it is PostgreSQL's state and no fault of the request: away, out of room, or a standby just now."""
+    return isinstance(exc, OperationalError | InterfaceError) or isinstance(
+        exc.__cause__, psycopg.errors.ReadOnlySqlTransaction
+    )
+
+
 def _database_away(exc: BaseException) -> Problem:
+    note_error(exc.__cause__)
     logger.error("database_away", error=type(exc.__cause__ or exc).__name__)
     return Problem(
         503,
@@ -171,25 +156,9 @@ def escape_pointer(word: str) -> str:
 
 
 def render_problem(problem: Problem) -> HttpResponse:
-    """The answer: ``application/problem+json`` with type, title, status, detail, instance, trace_id and errors.
-
-    ``type`` is a reference relative to the API's own address and is the same everywhere: ``/problems/<code>``.
-    """
-    trace_id = current_trace_id()
-    document: dict[str, Any] = {
-        "type": f"/problems/{problem.code}",
-        "title": KINDS[problem.code][1] if problem.code in KINDS else problem.code.replace("-", " ").capitalize(),
-        "status": problem.status_code,
-        "detail": str(problem.detail),
-    }
-    if trace_id:
-        document |= {"instance": f"/traces/{trace_id}", "trace_id": trace_id}
-    if problem.errors:
-        document["errors"] = [
-            {"pointer": error.pointer, "detail": error.detail, "code": error.code} for error in problem.errors
-        ]
+    """The answer: ``application/problem+json`` with the problem's document."""
     return HttpResponse(
-        _to_json(document),
+        _to_json(describe_problem(problem, current_trace_id())),
         status=problem.status_code,
         content_type=CONTENT_TYPE,
         headers={"Cache-Control": "no-store", **problem.headers},
@@ -232,7 +201,7 @@ def handle_not_found(request: HttpRequest, exception: Exception) -> HttpResponse
 def handle_server_error(request: HttpRequest) -> HttpResponseBase:
     """handler500: what was raised outside the API's views. Django has logged it."""
     exception = sys.exception()
-    if isinstance(exception, OperationalError | InterfaceError):
+    if exception is not None and is_database_away(exception):
         return render_problem(_database_away(exception))
     if _wants_html(request):
         return defaults.server_error(request)

@@ -7,7 +7,8 @@ from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from drf_spectacular.openapi import AutoSchema
 from drf_spectacular.plumbing import ComponentRegistry, ResolvedComponent
 
-from notify_project.problems import CONTENT_TYPE, KINDS
+from apps.problems import KINDS
+from notify_project.problems import CONTENT_TYPE
 
 DESCRIPTION = """
 Send push, SMS and e-mail notifications, fast, at least once, and only where the person allows it.

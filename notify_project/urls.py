@@ -9,12 +9,12 @@ from notify_project.health import healthz, readyz
 from notify_project.metrics_view import metrics_page
 
 urlpatterns: list[URLPattern | URLResolver] = [
+    path("v1/", include("apps.delivery.api.urls")),  # first what is asked for most
     path("healthz", healthz, name="healthz"),
     path("readyz", readyz, name="readyz"),
     path("metrics", metrics_page, name="metrics"),
     path("", include("apps.preferences.pages.urls")),
     path("v1/", include("apps.preferences.api.urls")),
-    path("v1/", include("apps.delivery.api.urls")),
     path("v1/", include("apps.providers.api.urls")),
     path("v1/schema", SpectacularAPIView.as_view(), name="schema"),
     path("docs", SpectacularSwaggerView.as_view(url_name="schema"), name="docs"),

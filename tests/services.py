@@ -115,11 +115,17 @@ def _with_redis_database(url: str, number: int) -> str:
 
 
 @pytest.fixture(scope="session")
-def rabbitmq_url() -> Iterator[str]:
-    """URL of a RabbitMQ node of this session's own, as ``BROKER_URL`` takes it."""
+def rabbitmq() -> Iterator[RabbitMQ]:
+    """A RabbitMQ node of this session's own."""
     broker = _start_rabbitmq()
-    yield broker.url
+    yield broker
     broker.stop()
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_url(rabbitmq: RabbitMQ) -> str:
+    """Its URL, as ``BROKER_URL`` takes it."""
+    return rabbitmq.url
 
 
 def _start_rabbitmq() -> RabbitMQ:

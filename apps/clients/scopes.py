@@ -11,6 +11,8 @@ class Scope(TextChoices):
     PREFERENCES_EXPORT = "preferences:export", "Read all that is held about a person, in clear"
     BROADCASTS_WRITE = "broadcasts:write", "Create and steer broadcasts"
     BROADCASTS_READ = "broadcasts:read", "Read broadcasts and their progress"
+    TEMPLATES_WRITE = "templates:write", "Make templates and switch their versions"
+    TEMPLATES_READ = "templates:read", "Read and preview templates"
     DEAD_LETTERS_WRITE = "dead-letters:write", "Replay dead letters"
     DEAD_LETTERS_READ = "dead-letters:read", "Read dead letters"
     OPS_WRITE = "ops:write", "Operate the platform: pause, resume, switch"

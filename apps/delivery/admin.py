@@ -1,6 +1,6 @@
 """Notifications and deliveries in the admin, to look at, not to change. Content stays sealed, reasons are spelt out."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 from django.contrib import admin
@@ -10,50 +10,15 @@ from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString, mark_safe
 
+from apps.delivery import admin_broadcasts, admin_templates  # noqa: F401 - register themselves
+from apps.delivery.admin_base import ReadOnlyAdmin, status_badge
 from apps.delivery.dead_letters import replay
 from apps.delivery.ids import delivery_range, notification_id_of
 from apps.delivery.models import Attempt, Delivery, Notification, ReceiptEvent
 from apps.delivery.selectors import overall_status, select_attempts, select_deliveries, select_deliveries_of
-from apps.delivery.statuses import AttemptOutcome, Status
+from apps.delivery.statuses import AttemptOutcome
 from apps.delivery.wording import explain, provider_alias, reason_label
 from apps.providers.messages import ReceiptKind
-
-_COLORS = {
-    Status.QUEUED: "#8a6d00",
-    Status.SENDING: "#8a6d00",
-    Status.SENT: "#1d6fa5",
-    Status.DELIVERED: "#1e7d34",
-    Status.SUPPRESSED: "#666",
-    Status.EXPIRED: "#666",
-    Status.CANCELLED: "#666",
-}
-
-
-def status_badge(number: int) -> SafeString:
-    """The status as a word in its colour; failures are red."""
-    status = Status(number)
-    return format_html('<b style="color:{}">{}</b>', _COLORS.get(status, "#b3261e"), status.label)
-
-
-if TYPE_CHECKING:
-    _ModelAdmin = admin.ModelAdmin[Any]
-else:
-    _ModelAdmin = admin.ModelAdmin  # generic for the type checker alone
-
-
-class ReadOnlyAdmin(_ModelAdmin):
-    """The log is written by the engine alone."""
-
-    show_full_result_count = False
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
 
 
 @admin.register(Notification)

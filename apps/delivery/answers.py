@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 from uuid import UUID
 
 import msgspec
 
 from apps.channels import Channel, Lane
-from apps.delivery.ids import notification_id_of
+from apps.delivery.content import PoisonContentError, open_content
+from apps.delivery.ids import broadcast_number_of, notification_id_of
 from apps.delivery.models import Attempt, Delivery, Notification
 from apps.delivery.selectors import overall_status
 from apps.delivery.statuses import AttemptOutcome, Status
@@ -54,6 +55,25 @@ class AcceptedNotification(msgspec.Struct, frozen=True):
     deliveries: list[AcceptedDelivery]
 
 
+class BatchItemResult(msgspec.Struct, frozen=True):
+    """What became of one item. `status` is that of a single call: 202 with its `notification`; 200 with it if the key
+    had been used for the same request before (`replayed`) or for a dry run; else the `problem`, whose `errors` point
+    into the body of the batch."""
+
+    status: int
+    replayed: bool
+    notification: AcceptedNotification | None
+    problem: dict[str, Any] | None
+
+
+class BatchResult(msgspec.Struct, frozen=True):
+    """The answer to `POST /v1/notifications/batch`: a result for each item, in the order of the request."""
+
+    accepted: int
+    refused: int
+    results: list[BatchItemResult]
+
+
 class AttemptDetail(msgspec.Struct, frozen=True):
     """A provider call that failed."""
 
@@ -94,6 +114,7 @@ class NotificationDetail(msgspec.Struct, frozen=True):
     category: str
     priority: Literal["high", "bulk"]
     trace_id: str
+    ordering_key: str | None
     created_at: datetime
     send_at: datetime | None
     expires_at: datetime | None
@@ -116,10 +137,12 @@ class Cancellation(msgspec.Struct, frozen=True):
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
-    """A dead delivery, with what is needed to judge it. Its attempts are in its notification."""
+    """A dead delivery, with what is needed to judge it. Its attempts are in its notification; a broadcast's delivery
+    has none."""
 
     id: UUID
-    notification_id: UUID
+    notification_id: UUID | None
+    broadcast_id: UUID | None
     client_id: int
     channel: ChannelName
     reason: str | None
@@ -143,11 +166,13 @@ class Replay(msgspec.Struct, frozen=True):
     replayed: int
 
 
-def describe_dead_letter(delivery: Delivery) -> DeadLetter:
-    """A dead delivery for people and machines."""
+def describe_dead_letter(delivery: Delivery, broadcasts: Mapping[int, UUID]) -> DeadLetter:
+    """A dead delivery for people and machines; ``broadcasts`` are the ids of broadcasts by their numbers."""
+    number = broadcast_number_of(delivery.id)
     return DeadLetter(
         id=delivery.id,
-        notification_id=notification_id_of(delivery.id),
+        notification_id=notification_id_of(delivery.id) if number is None else None,
+        broadcast_id=None if number is None else broadcasts.get(number),
         client_id=delivery.client_id,
         channel=_channel(delivery.channel),
         reason=reason_label(delivery.reason),
@@ -173,11 +198,22 @@ def describe_notification(
         category=notification.category,
         priority="high" if notification.lane == Lane.HIGH else "bulk",
         trace_id=notification.trace_id,
+        ordering_key=_ordering_key(notification, deliveries),
         created_at=notification.created_at,
         send_at=notification.send_at,
         expires_at=notification.expires_at,
         deliveries=[_describe_delivery(delivery, (attempts or {}).get(delivery.id, ())) for delivery in deliveries],
     )
+
+
+def _ordering_key(notification: Notification, deliveries: Sequence[Delivery]) -> str | None:
+    """It stands in the content, which is opened only where a delivery has been ordered."""
+    if all(delivery.order_hash is None for delivery in deliveries):
+        return None
+    try:
+        return open_content(bytes(notification.content_ct), notification.id).ordering_key
+    except PoisonContentError:  # its person was erased, or its key is gone
+        return None
 
 
 def _describe_delivery(delivery: Delivery, attempts: Sequence[Attempt]) -> DeliveryDetail:

@@ -9,7 +9,7 @@ class DeliveryConfig(AppConfig):
     verbose_name = "Delivery log"
 
     def ready(self) -> None:
-        from apps.delivery import privacy  # noqa: PLC0415 - needs the models
+        from apps.delivery import checks, privacy  # noqa: F401, PLC0415 - needs the models
         from apps.delivery.selectors import heartbeat_ages, queue_ages  # noqa: PLC0415
 
         privacy.register()

@@ -1,15 +1,13 @@
 """What a notification says, as stored: one encrypted JSON blob a notification."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 from uuid import UUID
 
 import msgspec
 from msgspec import Meta
 
 from apps.channels import Channel
-from apps.delivery.ids import delivery_range
 from apps.preferences import cipher
 from apps.providers.messages import Message
 
@@ -53,7 +51,8 @@ class EmailContent(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unkno
 
 
 class Content(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The words of a notification, already validated; a channel's own words win."""
+    """The words of a notification, already validated; a channel's own words win. With a ``template`` (a version's id)
+    the words are that version's, filled from ``context`` by ``rendering`` right before sending."""
 
     title: str = ""
     body: str = ""
@@ -63,6 +62,9 @@ class Content(msgspec.Struct, frozen=True, omit_defaults=True):
     push: PushContent = PushContent()
     sms: SmsContent = SmsContent()
     email: EmailContent = EmailContent()
+    template: int | None = None
+    context: dict[str, Any] = {}
+    ordering_key: str | None = None  # in here because it may name somebody; the rows have its hash
 
     @property
     def push_title(self) -> str:
@@ -107,25 +109,37 @@ def aad_of(notification_id: UUID) -> str:
 
 def seal_content(content: Content, notification_id: UUID) -> bytes:
     """The ciphertext to store with the notification."""
-    return cipher.encrypt(_encoder.encode(content), aad_of(notification_id))
+    return seal_for(content, aad_of(notification_id))
+
+
+def seal_for(content: Content, aad: str) -> bytes:
+    """The ciphertext with this associated data."""
+    return cipher.encrypt(_encoder.encode(content), aad)
 
 
 def open_content(blob: bytes, notification_id: UUID) -> Content:
     """The stored content; raises ``PoisonContentError``."""
+    return unseal_content(blob, aad_of(notification_id))
+
+
+def unseal_content(blob: bytes, aad: str) -> Content:
+    """The content in a blob with this associated data; raises ``PoisonContentError``."""
     try:
-        return _decoder.decode(cipher.decrypt(bytes(blob), aad_of(notification_id)))
+        return _decoder.decode(cipher.decrypt(bytes(blob), aad))
     except (cipher.CipherError, msgspec.MsgspecError) as error:
         raise PoisonContentError(type(error).__name__) from error
 
 
+_OWN_DATA = {"notify_delivery_id": str(UUID(int=1)), "notify_ack": "x" * 22}
+
+
 def push_payload_bytes(content: Content) -> int:
     """The size of the push payload a provider will see, in bytes, our own two data fields included."""
-    low, _ = delivery_range(UUID(int=0))
     payload: Mapping[str, Any] = {
         "notification": {"title": content.push_title, "body": content.push_body},
-        "data": {**content.push_data, "notify_delivery_id": str(low), "notify_ack": "x" * 22},
+        "data": {**content.push_data, **_OWN_DATA},
     }
-    return len(msgspec.json.encode(payload))
+    return len(_encoder.encode(payload))
 
 
 def find_oversize(content: Content, channels: set[Channel]) -> tuple[str, str] | None:
@@ -152,8 +166,7 @@ def _largest_push_field(content: Content) -> str:
     return max(sizes, key=lambda pointer: sizes[pointer])
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(NamedTuple):
     """Everything about one message but its words. See ``Message`` for the fields."""
 
     delivery_id: str
@@ -166,25 +179,47 @@ class Envelope:
     unsubscribe_url: str | None = None
 
 
-def to_message(content: Content, channel: Channel, envelope: Envelope) -> Message:
-    """The message an adapter gets for one delivery."""
-    return Message(**_words(content, channel), collapse_key=content.collapse_key, **asdict(envelope))
+class Words(NamedTuple):
+    """What a message says, the same for all who get it. See ``Message`` for the fields."""
+
+    title: str = ""
+    body: str = ""
+    data: Mapping[str, str] = {}
+    html: str | None = None
+    badge: int | None = None
+    sound: str | None = None
+    from_name: str | None = None
+    collapse_key: str | None = None
 
 
-def _words(content: Content, channel: Channel) -> dict[str, Any]:
+def words_of(content: Content, channel: Channel) -> Words:
+    """What ``content`` says on a channel."""
     if channel is Channel.PUSH:
-        return {
-            "title": content.push_title,
-            "body": content.push_body,
-            "data": content.push_data,
-            "badge": content.push.badge,
-            "sound": content.push.sound,
-        }
+        return Words(
+            title=content.push_title,
+            body=content.push_body,
+            data=content.push_data,
+            badge=content.push.badge,
+            sound=content.push.sound,
+            collapse_key=content.collapse_key,
+        )
     if channel is Channel.SMS:
-        return {"body": content.sms_body}
-    return {
-        "title": content.email_subject,
-        "body": content.email_body,
-        "html": content.email.html or content.html,
-        "from_name": content.email.from_name,
-    }
+        return Words(body=content.sms_body, collapse_key=content.collapse_key)
+    return Words(
+        title=content.email_subject,
+        body=content.email_body,
+        html=content.email.html or content.html,
+        from_name=content.email.from_name,
+        collapse_key=content.collapse_key,
+    )
+
+
+def to_message(words: Words, envelope: Envelope) -> Message:
+    """The message an adapter gets for one delivery."""
+    delivery_id, address, is_high, ttl_s, ack, callback_url, platform, unsubscribe_url = envelope
+    title, body, data, html, badge, sound, from_name, collapse_key = words
+    # In the order of its fields, which is quicker than by name: this is done for every message there is.
+    return Message(
+        delivery_id, address, title, body, data, html, is_high, ttl_s, collapse_key, callback_url, ack, platform,
+        badge, sound, from_name, unsubscribe_url,
+    )  # fmt: skip

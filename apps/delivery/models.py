@@ -6,9 +6,28 @@ from datetime import datetime
 from django.db import models
 
 from apps.channels import Channel, Lane
+from apps.delivery.broadcasts.models import AudienceUpload, AudienceUploadPart, Broadcast, Chunk, Pump
 from apps.delivery.ids import notification_id_of, time_of
 from apps.delivery.statuses import AttemptOutcome, Status
+from apps.delivery.templating.models import Template, TemplateText, TemplateVersion
 from apps.providers.messages import ReceiptKind
+
+__all__ = [
+    "Attempt",
+    "AudienceUpload",
+    "AudienceUploadPart",
+    "Broadcast",
+    "Chunk",
+    "Delivery",
+    "Heartbeat",
+    "IdempotencyKey",
+    "Notification",
+    "Pump",
+    "ReceiptEvent",
+    "Template",
+    "TemplateText",
+    "TemplateVersion",
+]
 
 
 def _choices(enum: type) -> list[tuple[int, str]]:
@@ -50,7 +69,9 @@ class Delivery(models.Model):
 
     ``next_attempt_at`` is the earliest moment a worker may claim the row (while ``sending``: when its lease runs
     out); ``ring_at`` is when the sweep rings the doorbell (again). Both are null once the row is done. ``fence`` goes
-    up with every claim, and only the latest claimant may record; ``lapses`` counts leases that ran out."""
+    up with every claim, and only the latest claimant may record; ``lapses`` counts leases that ran out. A row with an
+    ``order_hash`` (of the client's ordering key) waits for the rows of the same recipient, channel and hash that have a
+    lower ``order_no``."""
 
     id = models.UUIDField(primary_key=True, editable=False)
     recipient = models.ForeignKey(
@@ -74,6 +95,8 @@ class Delivery(models.Model):
     lapses = models.SmallIntegerField(default=0)
     provider_message_id = models.TextField(null=True)
     error_code = models.TextField(null=True)
+    order_hash = models.BigIntegerField(null=True)
+    order_no = models.BigIntegerField(null=True)
 
     class Meta:
         db_table = "delivery"

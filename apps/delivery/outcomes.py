@@ -8,18 +8,23 @@ fence it was claimed with.
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
+import msgspec
 from django.db import connection
 
+from apps import pg_arrays
+from apps.delivery import ordering
 from apps.delivery.ids import delivery_range
+from apps.delivery.ordering import Line, Ordered
 from apps.delivery.statuses import AttemptOutcome, Reason, Status
+from apps.pg_prepared import run_prepared
 from apps.providers.messages import ReceiptKind
 
 
 class Claim(NamedTuple):
-    """A row this worker may send until its lease runs out."""
+    """A row this worker may send until its lease runs out. One with an ``order_hash`` keeps others waiting."""
 
     id: UUID
     recipient_id: int
@@ -29,10 +34,10 @@ class Claim(NamedTuple):
     attempts: int
     fence: int
     lapses: int
+    order_hash: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class FailedCall:
+class FailedCall(msgspec.Struct, frozen=True, gc=False):
     """A provider call that failed: becomes a row of ``attempt``. ``provider_id`` 0 is no provider: a bug of ours."""
 
     outcome: AttemptOutcome
@@ -42,8 +47,7 @@ class FailedCall:
     provider_id: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True, gc=False):
     """What a worker decided about a claimed row. ``delay_s`` is the time until the row is due again, ``None`` when it
     is done. ``has_tried`` says whether a provider was called: only then an attempt is used up, one however many
     providers were tried in turn."""
@@ -58,33 +62,61 @@ class Outcome:
     failed_calls: tuple[FailedCall, ...] = ()
 
 
+# What the planner expects of these statements must not hang on statistics: fresh ids lie beyond all that it knows, and
+# so few rows are open that it takes them for one, which is an invitation to compare each row with each (500 × 500 takes
+# a quarter of a second). So what is joined has the ids as an array, which says how many rows there are and in which
+# partitions, and states are compared within a CASE, of which it expects that half are so.
+
+# Of rows with an order the first statement only says that they are due: see ``ordering.py``.
 _CLAIM = """
 WITH picked AS MATERIALIZED (
-    SELECT id FROM delivery
-    WHERE id = ANY(%(ids)s::uuid[]) AND id BETWEEN %(low)s AND %(high)s
-      AND status IN (1, 2) AND next_attempt_at <= now()
+    SELECT id, recipient_id, channel, order_hash FROM delivery
+    WHERE id = ANY(%(ids)s::uuid[]) AND status IN (1, 2) AND next_attempt_at <= now()
     ORDER BY id
     FOR UPDATE SKIP LOCKED
+), claimed AS (
+    UPDATE delivery d
+    SET status = 2,
+        fence = d.fence + 1,
+        lapses = d.lapses + (d.status = 2)::int,
+        next_attempt_at = now() + make_interval(secs => %(lease_s)s),
+        ring_at = now() + make_interval(secs => %(lease_s)s)
+    WHERE d.id = ANY(ARRAY(SELECT id FROM picked)) AND d.id BETWEEN %(low)s AND %(high)s
+      AND (d.order_hash IS NULL OR %(is_its_turn)s)
+    RETURNING d.id, d.recipient_id, d.device_id, d.channel, d.lane, d.attempts, d.fence, d.lapses, d.order_hash
 )
-UPDATE delivery d
-SET status = 2,
-    fence = d.fence + 1,
-    lapses = d.lapses + (d.status = 2)::int,
-    next_attempt_at = now() + make_interval(secs => %(lease_s)s),
-    ring_at = now() + make_interval(secs => %(lease_s)s)
-FROM picked
-WHERE d.id = picked.id AND d.id BETWEEN %(low)s AND %(high)s
-RETURNING d.id, d.recipient_id, d.device_id, d.channel, d.lane, d.attempts, d.fence, d.lapses
+SELECT * FROM claimed
+UNION ALL
+SELECT id, recipient_id, NULL, channel, NULL, NULL, NULL, NULL, order_hash FROM picked
+WHERE order_hash IS NOT NULL AND NOT %(is_its_turn)s
 """
 
 
 def claim_deliveries(ids: Sequence[UUID], *, lease_s: float) -> list[Claim]:
-    """Takes those of ``ids`` that are due and nobody else's, for ``lease_s`` seconds."""
+    """Takes those of ``ids`` that are due and nobody else's, for ``lease_s`` seconds; of those with an order only the
+    first in line."""
+    rows = _claim(ids, lease_s, is_its_turn=False)
+    claims = [Claim._make(row) for row in rows if row[6] is not None]
+    if len(claims) < len(rows):
+        waiting = [Ordered(row[0], Line(row[1], row[3], row[8])) for row in rows if row[6] is None]
+        first = ordering.claim_in_turn(waiting, lambda first_ids: _claim(first_ids, lease_s, is_its_turn=True))
+        claims += map(Claim._make, first)
+    return claims
+
+
+def _claim(ids: Sequence[UUID], lease_s: float, *, is_its_turn: bool) -> list[tuple[Any, ...]]:
     if not ids:
         return []
-    with connection.cursor() as cursor:
-        cursor.execute(_CLAIM, {"ids": list(ids), "low": min(ids), "high": max(ids), "lease_s": lease_s})
-        return [Claim(*row) for row in cursor.fetchall()]
+    return run_prepared(
+        _CLAIM,
+        {
+            "ids": pg_arrays.of_uuids(ids),
+            "low": min(ids),
+            "high": max(ids),
+            "lease_s": lease_s,
+            "is_its_turn": is_its_turn,
+        },
+    )
 
 
 # A receipt can overtake the record of its own call: then only the facts of the call are filled in.
@@ -103,7 +135,8 @@ FROM unnest(%(ids)s::uuid[], %(fences)s::int[], %(statuses)s::smallint[], %(reas
             %(tried)s::smallint[], %(providers)s::smallint[], %(message_ids)s::text[], %(codes)s::text[],
             %(delays)s::float8[])
      AS o(id, fence, status, reason, tried, provider, message_id, code, delay_s)
-WHERE d.id = o.id AND d.id BETWEEN %(low)s AND %(high)s AND d.fence = o.fence AND d.status IN (2, 4, 5, 6)
+WHERE d.id = o.id AND d.id = ANY(%(ids)s::uuid[]) AND d.fence = o.fence
+  AND CASE WHEN d.status IN (2, 4, 5, 6) THEN true ELSE false END
 RETURNING d.id
 """
 _RECORD_ATTEMPTS = """
@@ -120,33 +153,73 @@ def record_outcomes(outcomes: Sequence[Outcome]) -> set[UUID]:
     after their lease ran out: their word is the newer one's."""
     if not outcomes:
         return set()
-    ids = [outcome.claim.id for outcome in outcomes]
-    with connection.cursor() as cursor:
-        _record_attempts(outcomes)
-        cursor.execute(
-            _RECORD,
-            {
-                "ids": ids,
-                "low": min(ids),
-                "high": max(ids),
-                "fences": [outcome.claim.fence for outcome in outcomes],
-                "statuses": [int(outcome.status) for outcome in outcomes],
-                "reasons": [int(outcome.reason) for outcome in outcomes],
-                "tried": [int(outcome.has_tried) for outcome in outcomes],
-                "providers": [outcome.provider_id for outcome in outcomes],
-                "message_ids": [_text(outcome.provider_message_id, 256) for outcome in outcomes],
-                "codes": [
-                    _text(outcome.failed_calls[-1].code, 64) if outcome.failed_calls else None for outcome in outcomes
-                ],
-                "delays": [outcome.delay_s for outcome in outcomes],
-            },
-        )
-        return {row[0] for row in cursor.fetchall()}
+    columns = _columns(outcomes)
+    _record_attempts(outcomes)
+    recorded = {row[0] for row in run_prepared(_RECORD, columns)}
+    ordering.release(
+        Line(claim.recipient_id, claim.channel, claim.order_hash)
+        for claim in (outcome.claim for outcome in outcomes if outcome.delay_s is None)
+        if claim.order_hash is not None
+    )
+    return recorded
+
+
+# A crash after the insert and before its commit leaves nothing; a chunk sent twice finds its first word here.
+_INSERT = """
+INSERT INTO delivery (id, recipient_id, device_id, client_id, channel, lane, status, reason, attempts, fence, lapses,
+                      provider, provider_message_id, error_code, sent_at, next_attempt_at, ring_at)
+SELECT o.id, o.recipient_id, o.device_id, %(client_id)s, o.channel, o.lane, o.status, o.reason, o.tried, o.fence, 0,
+       o.provider, o.message_id, o.code, CASE WHEN o.status = 3 THEN now() END,
+       now() + make_interval(secs => o.delay_s), now() + make_interval(secs => o.delay_s)
+FROM unnest(%(ids)s::uuid[], %(recipients)s::bigint[], %(devices)s::bigint[], %(channels)s::smallint[],
+            %(lanes)s::smallint[], %(fences)s::int[], %(statuses)s::smallint[], %(reasons)s::smallint[],
+            %(tried)s::smallint[], %(providers)s::smallint[], %(message_ids)s::text[], %(codes)s::text[],
+            %(delays)s::float8[])
+     AS o(id, recipient_id, device_id, channel, lane, fence, status, reason, tried, provider, message_id, code, delay_s)
+ON CONFLICT (id) DO NOTHING
+RETURNING id
+"""
+
+
+def insert_outcomes(outcomes: Sequence[Outcome], *, client_id: int) -> set[UUID]:
+    """Writes deliveries that had no row yet, as they stand now; returns the ids of those that indeed had none. Call it
+    in the transaction that says that their chunk is done."""
+    if not outcomes:
+        return set()
+    columns = {
+        **_columns(outcomes),
+        "client_id": client_id,
+        "recipients": pg_arrays.of_numbers([outcome.claim.recipient_id for outcome in outcomes]),
+        "devices": pg_arrays.of_numbers([outcome.claim.device_id for outcome in outcomes]),
+        "channels": pg_arrays.of_numbers([outcome.claim.channel for outcome in outcomes]),
+        "lanes": pg_arrays.of_numbers([outcome.claim.lane for outcome in outcomes]),
+    }
+    _record_attempts(outcomes)
+    return {row[0] for row in run_prepared(_INSERT, columns)}
+
+
+def _columns(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    claims = [outcome.claim for outcome in outcomes]
+    ids = [claim.id for claim in claims]
+    codes = [_text(outcome.failed_calls[-1].code, 64) if outcome.failed_calls else None for outcome in outcomes]
+    return {
+        "ids": pg_arrays.of_uuids(ids),
+        "fences": pg_arrays.of_numbers([claim.fence for claim in claims]),
+        "statuses": pg_arrays.of_numbers([outcome.status for outcome in outcomes]),
+        "reasons": pg_arrays.of_numbers([outcome.reason for outcome in outcomes]),
+        "tried": pg_arrays.of_numbers([int(outcome.has_tried) for outcome in outcomes]),
+        "providers": pg_arrays.of_numbers([outcome.provider_id for outcome in outcomes]),
+        "message_ids": pg_arrays.of_texts([_text(outcome.provider_message_id, 256) for outcome in outcomes]),
+        "codes": pg_arrays.of_texts(codes),
+        "delays": pg_arrays.of_numbers([outcome.delay_s for outcome in outcomes]),
+    }
 
 
 def _text(value: str | None, length: int) -> str | None:
     """A provider's word as PostgreSQL can store it: cut, without NUL and lone surrogates."""
-    return None if value is None else value[:length].replace("\0", "").encode("utf-8", "replace").decode()
+    if value is None or (value.isascii() and value.isprintable() and len(value) <= length):
+        return value
+    return value[:length].replace("\0", "").encode("utf-8", "replace").decode()
 
 
 def _record_attempts(outcomes: Sequence[Outcome]) -> None:
@@ -176,14 +249,16 @@ def cancel_deliveries(notification_id: UUID) -> int:
         cursor.execute(
             "UPDATE delivery SET status = CASE WHEN reason = %s THEN %s ELSE %s END, "
             "reason = CASE WHEN reason = %s THEN %s ELSE %s END, next_attempt_at = NULL, ring_at = NULL "
-            "WHERE id BETWEEN %s AND %s AND status = %s RETURNING status",
+            "WHERE id BETWEEN %s AND %s AND status = %s RETURNING status, recipient_id, channel, order_hash",
             [
                 Reason.RETRY_AFTER_UNKNOWN, Status.UNKNOWN, Status.CANCELLED,
                 Reason.RETRY_AFTER_UNKNOWN, Reason.NO_ANSWER, Reason.CANCELLED_BY_CLIENT,
                 low, high, Status.QUEUED,
             ],
         )  # fmt: skip
-        return sum(1 for (status,) in cursor.fetchall() if status == Status.CANCELLED)
+        rows = cursor.fetchall()
+    ordering.release(Line(*line) for _, *line in rows if line[2] is not None)
+    return sum(1 for status, *_ in rows if status == Status.CANCELLED)
 
 
 # Only what is still dead: a late receipt may have brought it to life, another replay may have been faster.
@@ -191,7 +266,7 @@ _REVIVE = """
 WITH chosen AS MATERIALIZED (
     SELECT id, row_number() OVER (ORDER BY id) - 1 AS place FROM (
         SELECT id FROM delivery
-        WHERE id = ANY(%(ids)s::uuid[]) AND id BETWEEN %(low)s AND %(high)s AND status = 11
+        WHERE id = ANY(%(ids)s::uuid[]) AND CASE WHEN status = 11 THEN true ELSE false END
         ORDER BY id
         FOR UPDATE
     ) AS locked
@@ -201,7 +276,7 @@ SET status = 1, reason = %(reason)s, attempts = 0, lapses = 0,
     next_attempt_at = now() + make_interval(secs => (%(start)s + chosen.place) / %(rate)s::float8),
     ring_at = now() + make_interval(secs => (%(start)s + chosen.place) / %(rate)s::float8)
 FROM chosen
-WHERE d.id = chosen.id AND d.id BETWEEN %(low)s AND %(high)s
+WHERE d.id = chosen.id AND d.id = ANY(%(ids)s::uuid[])
 RETURNING d.id
 """
 
@@ -216,8 +291,6 @@ def revive_deliveries(ids: Sequence[UUID], *, rate_per_s: float, start: int = 0)
             _REVIVE,
             {
                 "ids": list(ids),
-                "low": min(ids),
-                "high": max(ids),
                 "rate": rate_per_s,
                 "start": start,
                 "reason": int(Reason.REPLAYED),
@@ -259,31 +332,28 @@ RECEIPT_RULES: dict[ReceiptKind, ReceiptRule] = {
 WAITING_KINDS = (ReceiptKind.FAILED, ReceiptKind.BOUNCED)
 
 _APPLY = """
-WITH picked AS MATERIALIZED (
-    SELECT d.id, r.occurred_at, r.code
-    FROM delivery d
-    JOIN unnest(%(ids)s::uuid[], %(times)s::timestamptz[], %(codes)s::text[], %(message_ids)s::text[])
-         AS r(id, occurred_at, code, message_id) ON d.id = r.id
-    WHERE d.id BETWEEN %(low)s AND %(high)s AND d.status = ANY(%(sources)s::smallint[])
-      AND (d.status NOT IN (1, 7, 8, 9) OR d.provider IS NOT NULL)
-      -- A failure of an earlier attempt says nothing about the one that was sent. (SendGrid's ids grow a suffix.)
-      AND (%(target)s = 4 OR r.message_id IS NULL OR d.provider_message_id IS NULL
-           OR starts_with(r.message_id, d.provider_message_id))
-    ORDER BY d.id
-    FOR UPDATE OF d
+WITH locked AS MATERIALIZED (  -- in order, so that two of these cannot wait for each other
+    SELECT id FROM delivery WHERE id = ANY(%(ids)s::uuid[]) ORDER BY id FOR UPDATE
 )
 UPDATE delivery d
 SET status = %(target)s,
     reason = %(reason)s,
-    sent_at = COALESCE(d.sent_at, picked.occurred_at),
+    sent_at = COALESCE(d.sent_at, r.occurred_at),
     -- Providers' clocks differ, and some count in whole seconds.
-    delivered_at = CASE WHEN %(target)s = 4 THEN GREATEST(picked.occurred_at, d.sent_at) ELSE d.delivered_at END,
-    error_code = CASE WHEN %(target)s IN (3, 4) THEN NULL ELSE COALESCE(NULLIF(picked.code, ''), d.error_code) END,
+    delivered_at = CASE WHEN %(target)s = 4 THEN GREATEST(r.occurred_at, d.sent_at) ELSE d.delivered_at END,
+    error_code = CASE WHEN %(target)s IN (3, 4) THEN NULL ELSE COALESCE(NULLIF(r.code, ''), d.error_code) END,
     next_attempt_at = NULL,
     ring_at = NULL
-FROM picked
-WHERE d.id = picked.id AND d.id BETWEEN %(low)s AND %(high)s
-RETURNING d.id, d.channel, d.lane, d.status, d.provider, d.delivered_at
+FROM unnest(%(ids)s::uuid[], %(times)s::timestamptz[], %(codes)s::text[], %(message_ids)s::text[])
+     AS r(id, occurred_at, code, message_id)
+WHERE (SELECT count(*) FROM locked) > 0
+  AND d.id = r.id AND d.id = ANY(%(ids)s::uuid[])
+  AND CASE WHEN d.status = ANY(%(sources)s::smallint[])
+                AND (d.status NOT IN (1, 7, 8, 9) OR d.provider IS NOT NULL) THEN true ELSE false END
+  -- A failure of an earlier attempt says nothing about the one that was sent. (SendGrid's ids grow a suffix.)
+  AND (%(target)s = 4 OR r.message_id IS NULL OR d.provider_message_id IS NULL
+       OR starts_with(r.message_id, d.provider_message_id))
+RETURNING d.id, d.channel, d.lane, d.status, d.provider, d.delivered_at, d.recipient_id, d.order_hash
 """
 
 
@@ -313,8 +383,7 @@ def select_under_way(ids: Collection[UUID]) -> set[UUID]:
         return set()
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT id FROM delivery WHERE id = ANY(%s::uuid[]) AND id BETWEEN %s AND %s AND status = %s",
-            [list(ids), min(ids), max(ids), Status.SENDING],
+            "SELECT id FROM delivery WHERE id = ANY(%s::uuid[]) AND status = %s", [list(ids), Status.SENDING]
         )
         return {row[0] for row in cursor.fetchall()}
 
@@ -331,8 +400,6 @@ def apply_receipts(kind: ReceiptKind, receipts: Sequence[ReceiptFact]) -> list[M
             _APPLY,
             {
                 "ids": list(unique),
-                "low": min(unique),
-                "high": max(unique),
                 "times": [receipt.occurred_at for receipt in unique.values()],
                 "codes": [_text(receipt.code, 64) for receipt in unique.values()],
                 "message_ids": [receipt.provider_message_id for receipt in unique.values()],
@@ -341,4 +408,6 @@ def apply_receipts(kind: ReceiptKind, receipts: Sequence[ReceiptFact]) -> list[M
                 "reason": int(rule.reason),
             },
         )
-        return [Moved(*row) for row in cursor.fetchall()]
+        rows = cursor.fetchall()
+    ordering.release(Line(row[6], row[1], row[7]) for row in rows if row[7] is not None)
+    return [Moved(*row[:6]) for row in rows]

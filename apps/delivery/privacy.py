@@ -7,6 +7,8 @@ import msgspec
 from django.db import connection
 
 from apps.delivery.answers import describe_notification
+from apps.delivery.broadcasts.privacy import erase_sole_content, export_broadcasts
+from apps.delivery.broadcasts.selectors import content_aad
 from apps.delivery.content import PoisonContentError, aad_of, open_content
 from apps.delivery.models import Notification
 from apps.delivery.selectors import select_deliveries_of
@@ -19,6 +21,13 @@ def register() -> None:
     """Tells ``apps.preferences`` about the personal data in the delivery log."""
     erasure.register("notifications", erase_content)
     exports.register_part("notifications", export_notifications)
+    erasure.register("broadcasts", erase_sole_content)
+    exports.register_part("broadcasts", export_broadcasts)
+    rotation.register(
+        rotation.SealedColumn(
+            table="broadcast", column="content_ct", key="id", key_type="uuid", context="t.id", aad=content_aad
+        )
+    )
     rotation.register(
         rotation.SealedColumn(
             table="notification", column="content_ct", key="id", key_type="uuid", context="t.id", aad=aad_of

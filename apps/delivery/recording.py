@@ -1,7 +1,7 @@
 """The end of a dispatch: outcomes into the database, figures into the metrics, one line into the log."""
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from uuid import UUID
 
@@ -13,9 +13,8 @@ from psycopg_pool import PoolTimeout
 
 from apps import metrics
 from apps.channels import Channel, Lane
-from apps.delivery.ids import notification_id_of, time_of
 from apps.delivery.outcomes import Outcome, record_outcomes
-from apps.delivery.selectors import NotificationRow
+from apps.delivery.sources import Source, SourceKey, source_key
 from apps.delivery.statuses import Status
 from apps.delivery.wording import provider_alias, reason_label
 
@@ -23,18 +22,23 @@ RETRY_S = 0.25
 log = structlog.get_logger("notify.delivery.recording")
 
 
-def record(outcomes: Sequence[Outcome], notifications: Mapping[UUID, NotificationRow]) -> None:
+def record(outcomes: Sequence[Outcome], sources: Mapping[SourceKey, Source]) -> None:
     """Records the outcomes of a batch and reports those that were this worker's to record."""
     recorded = _record_patiently(outcomes)
-    own = [outcome for outcome in outcomes if outcome.claim.id in recorded]
-    _count(own)
-    _observe_waits(own, notifications)
-    statuses: dict[str, int] = defaultdict(int)
-    for outcome in own:
-        statuses[outcome.status.label] += 1
-    if len(own) < len(outcomes):
-        statuses["fenced_off"] = len(outcomes) - len(own)
-    log.info("recorded", statuses=dict(statuses))
+    own = outcomes
+    if len(recorded) < len(outcomes):
+        own = [outcome for outcome in outcomes if outcome.claim.id in recorded]
+    report(own, sources, fenced_off=len(outcomes) - len(own))
+
+
+def report(outcomes: Sequence[Outcome], sources: Mapping[SourceKey, Source], *, fenced_off: int = 0) -> None:
+    """Puts recorded outcomes into the metrics and the log. ``fenced_off`` others were not this worker's to record."""
+    _count(outcomes)
+    _observe_waits(outcomes, sources)
+    statuses = {Status(number).label: n for number, n in Counter(int(one.status) for one in outcomes).items()}
+    if fenced_off:
+        statuses["fenced_off"] = fenced_off
+    log.info("recorded", statuses=statuses)
 
 
 def _record_patiently(outcomes: Sequence[Outcome]) -> set[UUID]:
@@ -53,32 +57,30 @@ def _record_patiently(outcomes: Sequence[Outcome]) -> set[UUID]:
 
 
 def _count(outcomes: Sequence[Outcome]) -> None:
-    counts: dict[tuple[str, str, str, str], int] = defaultdict(int)
-    retried: dict[str, int] = defaultdict(int)
-    suppressed: dict[tuple[str, str], int] = defaultdict(int)
-    for outcome in outcomes:
-        channel, lane = Channel(outcome.claim.channel).label, Lane(outcome.claim.lane).label
-        counts[outcome.status.label, channel, lane, provider_alias(outcome.provider_id) or ""] += 1
-        if outcome.status is Status.QUEUED and outcome.has_tried:
-            retried[channel] += 1
-        elif outcome.status is Status.SUPPRESSED:
-            suppressed[reason_label(outcome.reason) or "", channel] += 1
-    for labels, count in counts.items():
-        metrics.deliveries(*labels, count)
-    for channel, count in retried.items():
-        metrics.retried(channel, count)
-    for (reason, channel), count in suppressed.items():
-        metrics.suppressed(reason, channel, count)
+    counts = Counter(
+        (int(one.status), one.claim.channel, one.claim.lane, one.provider_id, one.reason, one.has_tried)
+        for one in outcomes
+    )
+    for (status, channel, lane, provider_id, reason, has_tried), n in counts.items():
+        label = Channel(channel).label
+        metrics.deliveries(Status(status).label, label, Lane(lane).label, provider_alias(provider_id) or "", n)
+        if status == Status.QUEUED and has_tried:
+            metrics.retried(label, n)
+        elif status == Status.SUPPRESSED:
+            metrics.suppressed(reason_label(reason) or "", label, n)
 
 
-def _observe_waits(outcomes: Sequence[Outcome], notifications: Mapping[UUID, NotificationRow]) -> None:
-    """How long each sent delivery took from acceptance (or from ``send_at``) to the provider."""
+def _observe_waits(outcomes: Sequence[Outcome], sources: Mapping[SourceKey, Source]) -> None:
+    """How long each sent delivery took from acceptance (or from when it was wanted) to the provider."""
     now_s = time.time()
-    waits: dict[tuple[str, str], list[float]] = defaultdict(list)
+    due_s = {key: source.due_at.timestamp() for key, source in sources.items() if source.due_at is not None}
+    waits: dict[tuple[int, int], list[float]] = defaultdict(list)
     for outcome in outcomes:
         if outcome.status is Status.SENT:
             claim = outcome.claim
-            since = notifications[notification_id_of(claim.id)].send_at or time_of(claim.id)
-            waits[Channel(claim.channel).label, Lane(claim.lane).label].append(max(0.0, now_s - since.timestamp()))
-    for labels, seconds in waits.items():
-        metrics.accept_to_provider(*labels, seconds)
+            since_s = (claim.id.int >> 80) / 1000
+            if due_s:
+                since_s = due_s.get(source_key(claim.id), since_s)
+            waits[claim.channel, claim.lane].append(max(0.0, now_s - since_s))
+    for (channel, lane), seconds in waits.items():
+        metrics.accept_to_provider(Channel(channel).label, Lane(lane).label, seconds)

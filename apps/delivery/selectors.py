@@ -1,5 +1,6 @@
 """Reads of the delivery log: one query each, plain rows instead of model objects on the hot paths."""
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -68,6 +69,8 @@ def select_notification_page(client_id: int, wanted: NotificationFilter) -> list
     values: list[object] = [client_id]
     for condition, value in (
         ("n.id < %s", wanted.before),
+        # By the recipient, who has an index; a user id alone would be looked for among all of the client's.
+        ("n.recipient_id = (SELECT id FROM preferences_recipient WHERE user_id = %s)", wanted.user_id),
         ("n.user_id = %s", wanted.user_id),
         ("n.type = %s", wanted.type),
         ("n.id >= %s", wanted.since and first_id_at(wanted.since)),
@@ -98,9 +101,12 @@ def select_deliveries_of(notifications: Iterable[Notification]) -> dict[UUID, li
     if not by_notification:
         return by_notification
     lows, highs = zip(*(delivery_range(key) for key in by_notification), strict=True)
+    # Each is looked up by itself, which OFFSET makes sure of: a join would read all that lies between a person's first
+    # notification and the last.
     deliveries = Delivery.objects.raw(
-        "SELECT d.* FROM unnest(%s::uuid[], %s::uuid[]) AS r(low, high) "
-        "JOIN delivery d ON d.id BETWEEN r.low AND r.high AND d.id BETWEEN %s AND %s ORDER BY d.id",
+        "SELECT d.* FROM unnest(%s::uuid[], %s::uuid[]) AS r(low, high) CROSS JOIN LATERAL "
+        "(SELECT * FROM delivery WHERE id BETWEEN r.low AND r.high AND id BETWEEN %s AND %s OFFSET 0) AS d "
+        "ORDER BY d.id",
         [list(lows), list(highs), min(lows), max(highs)],
     )
     for delivery in deliveries:
@@ -137,13 +143,56 @@ def overall_status(statuses: Collection[int]) -> Status:
     return next((status for status in _RANK if status in statuses), Status.SUPPRESSED)
 
 
-def queue_ages() -> dict[tuple[str, ...], float]:
-    """Per lane, as ``{(lane,): seconds}``: how long the oldest due delivery has been waiting to be claimed."""
+# Hops from client to client through the index ``delivery_ring``, to the first row of each queue and client: as many
+# probes as there are clients with open rows, however many rows those have.
+_HEADS = """
+WITH RECURSIVE head AS (
+    (SELECT lane, channel, client_id, ring_at FROM delivery WHERE ring_at IS NOT NULL
+     ORDER BY lane, channel, client_id, ring_at LIMIT 1)
+    UNION ALL
+    SELECT next.* FROM head CROSS JOIN LATERAL (
+        SELECT lane, channel, client_id, ring_at FROM delivery
+        WHERE ring_at IS NOT NULL
+          AND (lane, channel, client_id) > (head.lane, head.channel, head.client_id)
+        ORDER BY lane, channel, client_id, ring_at LIMIT 1
+    ) AS next
+)
+"""
+_DUE_CLIENTS = f"""{_HEADS}
+SELECT head.lane, head.channel, head.client_id, COALESCE(client.weight, 1)
+FROM head LEFT JOIN clients_client client ON client.id = head.client_id
+WHERE head.ring_at <= now()
+"""  # noqa: S608 - constants only
+
+
+def select_due_clients() -> dict[tuple[Lane, Channel], dict[int, int]]:
+    """Per queue in which rows are to be rung for, the clients they are of, with their weights."""
+    due: dict[tuple[Lane, Channel], dict[int, int]] = defaultdict(dict)
     with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT lane, EXTRACT(epoch FROM now() - min(next_attempt_at))::float8 FROM delivery "
-            "WHERE ring_at IS NOT NULL AND status = 1 AND next_attempt_at <= now() GROUP BY lane"
-        )
+        cursor.execute(_DUE_CLIENTS)
+        for lane, channel, client_id, weight in cursor.fetchall():
+            due[Lane(lane), Channel(channel)][client_id] = weight
+    return due
+
+
+_QUEUE_AGES = f"""{_HEADS}
+SELECT head.lane, EXTRACT(epoch FROM now() - min(row.next_attempt_at))::float8
+FROM head CROSS JOIN LATERAL (
+    SELECT status, next_attempt_at FROM delivery
+    WHERE lane = head.lane AND channel = head.channel AND client_id = head.client_id AND ring_at IS NOT NULL
+    ORDER BY ring_at LIMIT 1000
+) AS row
+WHERE row.status = 1 AND row.next_attempt_at <= now()
+GROUP BY head.lane
+"""  # noqa: S608 - constants only
+
+
+def queue_ages() -> dict[tuple[str, ...], float]:
+    """Per lane, as ``{(lane,): seconds}``: how long the oldest due delivery has been waiting to be claimed. Judged by
+    the 1,000 rows of each client and channel that are rung for next: in a large backlog those are the oldest but for
+    what is in the broker already."""
+    with connection.cursor() as cursor:
+        cursor.execute(_QUEUE_AGES)
         ages = dict(cursor.fetchall())
     return {(lane.label,): max(0.0, ages.get(int(lane), 0.0)) for lane in Lane}
 

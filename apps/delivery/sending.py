@@ -8,52 +8,46 @@ import random
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
+from types import NoneType
 
+import msgspec
 from django.conf import settings
 
 from apps import metrics
 from apps.channels import Channel, Lane
-from apps.delivery.content import Envelope, to_message
+from apps.delivery.content import Envelope, Words, to_message, words_of
 from apps.delivery.hygiene import DeadAddress
 from apps.delivery.ids import time_of
+from apps.delivery.mishaps import retry_policy
 from apps.delivery.outcomes import FailedCall, Outcome
 from apps.delivery.preparation import Parcel
-from apps.delivery.retry import History, RetryPolicy, decide_retry, decide_wait, outcome_of
+from apps.delivery.retry import History, decide_retry, decide_wait, outcome_of
 from apps.delivery.statuses import Status
 from apps.preferences import unsubscribe
 from apps.providers import breaker, bulkhead, quotas
 from apps.providers.bulkhead import Place
 from apps.providers.errors import InvalidRecipient, NotSent, ProviderError, TransientError
-from apps.providers.gateway import send_messages
+from apps.providers.gateway import longest_call_s, send_messages
 from apps.providers.messages import Message, Result
 from apps.providers.receipts import ack_token
 from apps.providers.registry import Provider
-from apps.providers.routing import plan
+from apps.providers.routing import Planner
 
 KEPT_CALLS = 20  # claims of a delivery whose failed calls are kept: it may be put off for hours
 UNROUTED_DELAY_S = 60.0  # until somebody configures a provider
 
 
-@dataclass(slots=True)
-class _Journey:
+class _Journey(msgspec.Struct):
     """One parcel on its way along the providers of its route."""
 
     parcel: Parcel
-    failed_calls: list[FailedCall] = field(default_factory=list)
+    failed_calls: tuple[FailedCall, ...] = ()
     last_error: ProviderError | None = None
     last_provider: Provider | None = None
     delay_s: float | None = None  # the shortest wait any provider asked for
-
-
-def retry_policy() -> RetryPolicy:
-    return RetryPolicy(
-        settings.DELIVERY_MAX_ATTEMPTS,
-        settings.DELIVERY_BACKOFF_BASE_S,
-        settings.DELIVERY_BACKOFF_MAX_S,
-        max_age_s=settings.DELIVERY_MAX_AGE_S,
-    )
 
 
 class Sending:
@@ -64,16 +58,19 @@ class Sending:
         self.outcomes: list[Outcome] = []
         self.dead_addresses: list[DeadAddress] = []
         self._read_at = read_at
-        # A further provider is called only early in the lease: what outlives it may be sent by somebody else as well.
-        self._hand_over_until = time.monotonic() + settings.DELIVERY_LEASE_S / 6
+        self._lease_end = time.monotonic() + settings.DELIVERY_LEASE_S
+        self._has_called = False
 
     def run(self, parcels: Sequence[Parcel]) -> None:
         """Sends ``parcels``; afterwards there is one outcome for each."""
         routes: dict[tuple[Provider, ...], list[_Journey]] = defaultdict(list)
+        planners: dict[int, Planner] = {}
         for parcel in parcels:
-            key = f"{parcel.claim.id}:{parcel.claim.attempts}"
-            channel = Channel(parcel.claim.channel)
-            route = plan(channel, platform=parcel.platform, address=parcel.address, key=key)
+            claim = parcel.claim
+            planner = planners.get(claim.channel)
+            if planner is None:
+                planner = planners[claim.channel] = Planner(Channel(claim.channel))
+            route = planner.plan(parcel.platform, parcel.address, partial("{0.id}:{0.attempts}".format, claim))
             routes[route].append(_Journey(parcel))
         for route, journeys in routes.items():
             self._travel(route, journeys)
@@ -83,11 +80,13 @@ class Sending:
         for position, provider in enumerate(route):
             if not waiting:
                 return
+            if not self._may_call(provider):
+                for journey in waiting:
+                    _wait(journey, 0.0)
+                break
             if position > 0:
-                if time.monotonic() > self._hand_over_until:
-                    break
                 metrics.failed_over(provider.channel.label, provider.alias, len(waiting))
-            with bulkhead.place(provider.alias) as place:
+            with bulkhead.place(provider.alias, messages=len(waiting)) as place:
                 if place is not Place.FREE:
                     if place is Place.STUCK:
                         breaker.report(provider.alias, successes=0, failures=1)
@@ -98,13 +97,20 @@ class Sending:
                 waiting += self._call(provider, taken)
         self.outcomes += [_conclude(journey, has_route=bool(route)) for journey in waiting]
 
+    def _may_call(self, provider: Provider) -> bool:
+        """A further call is only begun if it will end before the lease: what outlives it may be sent by somebody else
+        as well."""
+        return not self._has_called or time.monotonic() + longest_call_s(provider) <= self._lease_end
+
     def _call(self, provider: Provider, taken: "_Taken") -> list[_Journey]:
         """Sends to one provider; returns the journeys that may go on to the next."""
         if not taken.journeys:
             if taken.is_probe:  # a probe that is not reported would keep the next one waiting
                 breaker.report(provider.alias, 0, 0, was_probe=True)
             return []
-        messages = [_message(journey.parcel, provider, self._read_at) for journey in taken.journeys]
+        self._has_called = True
+        write = _Writer(provider, self._read_at).write
+        messages = [write(journey.parcel) for journey in taken.journeys]
         started = time.perf_counter()
         results: list[Result] = []
         try:
@@ -119,17 +125,15 @@ class Sending:
         return again
 
     def _settle(self, provider: Provider, journeys: Sequence[_Journey], results: Sequence[Result]) -> list[_Journey]:
-        by_id = {result.delivery_id: result for result in results}
         again: list[_Journey] = []
-        for journey in journeys:
-            result = by_id[str(journey.parcel.claim.id)]
+        for journey, result in zip(journeys, results, strict=True):
             if result.error is None:
                 self.outcomes.append(_sent(journey, provider, result))
                 continue
             _note_failure(journey, provider, result, result.error)
             if isinstance(result.error, InvalidRecipient):
                 self.dead_addresses.append(
-                    DeadAddress(journey.parcel.claim, journey.parcel.notification.user_id, result.error, self._read_at)
+                    DeadAddress(journey.parcel.claim, journey.parcel.snapshot.user_id, result.error, self._read_at)
                 )
             if isinstance(result.error, TransientError):
                 again.append(journey)
@@ -162,33 +166,53 @@ def _wait(journey: _Journey, delay_s: float) -> None:
     journey.delay_s = delay_s if journey.delay_s is None else min(journey.delay_s, delay_s)
 
 
-def _message(parcel: Parcel, provider: Provider, read_at: datetime) -> Message:
-    delivery_id = str(parcel.claim.id)
-    envelope = Envelope(
-        delivery_id=delivery_id,
-        address=parcel.address,
-        is_high=parcel.claim.lane == Lane.HIGH,
-        ttl_s=parcel.ttl_s,
-        ack=ack_token(delivery_id),
-        callback_url=f"{settings.PUBLIC_URL}/v1/webhooks/{provider.alias}?delivery_id={delivery_id}",
-        platform=parcel.platform,
-        unsubscribe_url=_unsubscribe_url(parcel, read_at),
-    )
-    return to_message(parcel.content, Channel(parcel.claim.channel), envelope)
+class _Writer:
+    """Makes the messages of one call: what several have in common is made once."""
 
+    def __init__(self, provider: Provider, read_at: datetime) -> None:
+        self._channel = provider.channel
+        self._callback = f"{settings.PUBLIC_URL}/v1/webhooks/{provider.alias}?delivery_id="
+        self._read_at = read_at
+        self._words: dict[int, Words] = {}
 
-def _unsubscribe_url(parcel: Parcel, now: datetime) -> str | None:
-    channel = Channel(parcel.claim.channel)
-    if channel is not Channel.EMAIL or not unsubscribe.applies(parcel.category, Lane(parcel.claim.lane)):
-        return None
-    user_id = parcel.notification.user_id
-    return unsubscribe.make_url(user_id=user_id, channel=channel, category=parcel.category.key, now=now)
+    def write(self, parcel: Parcel) -> Message:
+        """The message for ``parcel``. Of what only some channels have use for, only theirs is made."""
+        claim, content = parcel.claim, parcel.content
+        words = self._words.get(id(content))
+        if words is None:
+            words = self._words[id(content)] = words_of(content, self._channel)
+        delivery_id = str(claim.id)
+        ack = callback_url = unsubscribe_url = None
+        if self._channel is Channel.PUSH:
+            ack = ack_token(delivery_id)
+        elif self._channel is Channel.SMS:
+            callback_url = self._callback + delivery_id
+        elif unsubscribe.applies(parcel.category, Lane(claim.lane)):
+            unsubscribe_url = unsubscribe.make_url(
+                user_id=parcel.snapshot.user_id,
+                channel=self._channel,
+                category=parcel.category.key,
+                now=self._read_at,
+            )
+        return to_message(
+            words,
+            Envelope(
+                delivery_id,
+                parcel.address,
+                claim.lane == Lane.HIGH,
+                parcel.ttl_s,
+                ack,
+                callback_url,
+                parcel.platform,
+                unsubscribe_url,
+            ),
+        )
 
 
 def _note_failure(journey: _Journey, provider: Provider, result: Result, error: ProviderError) -> None:
     journey.last_error, journey.last_provider = error, provider
     call = FailedCall(outcome_of(error), error.code, error.message, result.latency_s, provider.id)
-    journey.failed_calls.append(call)
+    journey.failed_calls += (call,)
 
 
 def _sent(journey: _Journey, provider: Provider, result: Result) -> Outcome:
@@ -198,14 +222,14 @@ def _sent(journey: _Journey, provider: Provider, result: Result) -> Outcome:
         has_tried=True,
         provider_id=provider.id,
         provider_message_id=result.provider_message_id,
-        failed_calls=tuple(journey.failed_calls),
+        failed_calls=journey.failed_calls,
     )
 
 
 def _conclude(journey: _Journey, *, has_route: bool = True) -> Outcome:
     """The outcome of a parcel that no provider accepted."""
-    claim, notification = journey.parcel.claim, journey.parcel.notification
-    due_at = notification.send_at or time_of(claim.id)
+    claim = journey.parcel.claim
+    due_at = journey.parcel.source.due_at or time_of(claim.id)
     uses_attempt = journey.last_error is not None and not isinstance(journey.last_error, NotSent)
     history = History(claim.attempts + uses_attempt, claim.fence, time.time() - due_at.timestamp())
     chance = random.random()  # noqa: S311 - jitter, not a secret
@@ -224,11 +248,10 @@ def _conclude(journey: _Journey, *, has_route: bool = True) -> Outcome:
         has_tried=decision.uses_attempt,
         provider_id=journey.last_provider.id if journey.last_provider and decision.uses_attempt else None,
         delay_s=decision.delay_s,
-        failed_calls=tuple(journey.failed_calls) if claim.fence <= KEPT_CALLS else (),
+        failed_calls=journey.failed_calls if claim.fence <= KEPT_CALLS else (),
     )
 
 
 def _count_results(provider: Provider, results: Iterable[Result]) -> None:
-    labels = ("accepted" if result.error is None else type(result.error).__name__ for result in results)
-    for label, count in Counter(labels).items():
-        metrics.provider_results(provider.alias, label, count)
+    for kind, count in Counter(type(result.error) for result in results).items():
+        metrics.provider_results(provider.alias, "accepted" if kind is NoneType else kind.__name__, count)

@@ -46,6 +46,7 @@ class Reason(IntEnum):
     BOUNCED = 112
     REPLAYED = 113
     WAITED_TOO_LONG = 114
+    BROADCAST_PAUSED = 115
 
     @property
     def label(self) -> str:
@@ -67,6 +68,7 @@ EXPLANATIONS: dict[Reason, str] = {
     Reason.NO_ANSWER: "The request left and no answer ever came; it may have arrived.",
     Reason.WAITED_TOO_LONG: "No provider could be given the message for too long; mend the cause, then replay it.",
     Reason.REPLAYED: "Was dead and is being tried anew.",
+    Reason.BROADCAST_PAUSED: "Its broadcast is paused; it goes out when that goes on.",
     Reason.BOUNCED: "The address does not exist (hard bounce); it will not be used again.",
 }
 

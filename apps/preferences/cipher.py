@@ -11,7 +11,6 @@ passes 2**-32. Give PII_KEYS a new active key in time; old keys stay readable.
 import base64
 import binascii
 import hmac
-import os
 from functools import lru_cache
 from typing import Any, Final
 
@@ -22,6 +21,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 
 from apps.preferences import addresses
+from apps.randomness import random_bytes
 
 VERSION: Final = 1
 KEY_BYTES: Final = 32
@@ -53,7 +53,7 @@ class Keyring:
         return sorted(self._keys)
 
     def encrypt(self, plaintext: bytes, aad: str) -> bytes:
-        nonce = os.urandom(NONCE_BYTES)
+        nonce = random_bytes(NONCE_BYTES)
         return self._header + nonce + self._active.encrypt(nonce, plaintext, aad.encode())
 
     def decrypt(self, blob: bytes, aad: str) -> bytes:

@@ -1,6 +1,5 @@
 """A process of an import's own: it begins by importing this module, hence ``django.setup`` at its top."""
 
-import gc
 import os
 import signal
 import threading
@@ -13,6 +12,7 @@ from django.db import connections
 if not apps.ready:
     django.setup()
 
+from apps.collecting import collect_rarely
 from apps.preferences.import_framing import Block
 from apps.preferences.import_worker import BlockReport, Job, store_block
 
@@ -25,9 +25,7 @@ def start_process(database: str, job: Job) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and ends us
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     connections["default"].settings_dict["NAME"] = database
-    # Records make many objects and no cycles: look for those rarely.
-    gc.freeze()
-    gc.set_threshold(100_000, 50, 100)
+    collect_rarely()
     _job = job
 
 

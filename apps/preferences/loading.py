@@ -16,6 +16,7 @@ MAX_AWAITED: Final = 8  # up to so many misses may be somebody else's as well; m
 _flights: Final[Flights[RecipientSnapshot]] = Flights()
 
 _VERSIONS_SQL: Final = "SELECT user_id, id, version FROM preferences_recipient WHERE user_id = ANY(%s)"
+_VERSIONS_BY_ID_SQL: Final = "SELECT id, user_id, version FROM preferences_recipient WHERE id = ANY(%s)"
 
 # Version and preferences come from one statement, so they belong together; devices are read by the next one,
 # so they are never older than the version they are stored under. Newer does no harm: that version is gone.
@@ -56,6 +57,15 @@ def select_versions(user_ids: Sequence[str]) -> dict[str, tuple[int, int]]:
     with connection.cursor() as cursor:
         cursor.execute(_VERSIONS_SQL, [list(user_ids)])
         return {user_id: (recipient_id, version) for user_id, recipient_id, version in cursor.fetchall()}
+
+
+def select_versions_by_id(recipient_ids: Sequence[int]) -> dict[int, tuple[str, int]]:
+    """``recipient id -> (user_id, version)``, otherwise like ``select_versions``."""
+    if not recipient_ids:
+        return {}
+    with connection.cursor() as cursor:
+        cursor.execute(_VERSIONS_BY_ID_SQL, [list(recipient_ids)])
+        return {recipient_id: (user_id, version) for recipient_id, user_id, version in cursor.fetchall()}
 
 
 def load_snapshots(versions: Mapping[str, int]) -> dict[str, RecipientSnapshot]:

@@ -3,6 +3,7 @@
 from datetime import timedelta
 from typing import ClassVar
 
+from django.contrib.postgres.indexes import GinIndex
 from django.db import models
 from django.db.models import F, Q
 from django.db.models.functions import Greatest, Now
@@ -100,6 +101,9 @@ class Recipient(models.Model):
             models.Index(fields=["email_bi"], name="recipient_email_bi", condition=Q(email_bi__isnull=False)),
             models.Index(fields=["phone_bi"], name="recipient_phone_bi", condition=Q(phone_bi__isnull=False)),
             models.Index(fields=["erased_at"], name="recipient_erased_at", condition=Q(erased_at__isnull=False)),
+            # For the audiences of broadcasts: attributes by containment, locales by their beginning.
+            GinIndex(fields=["attributes"], name="recipient_attributes", opclasses=["jsonb_path_ops"]),
+            models.Index(fields=["locale"], name="recipient_locale", opclasses=["varchar_pattern_ops"]),
         ]
         permissions: ClassVar = [
             ("reveal_recipient", "Can see contact points and tokens in clear"),

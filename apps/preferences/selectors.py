@@ -5,8 +5,9 @@ from typing import Final
 
 from apps.channels import Channel
 from apps.preferences import addresses, cipher
+from apps.preferences.cache import peek_snapshots
 from apps.preferences.catalogue import find_category, load_categories
-from apps.preferences.loading import load_snapshots, select_versions
+from apps.preferences.loading import load_snapshots, select_versions, select_versions_by_id
 from apps.preferences.models import Category, CategoryPreference, ChannelPreference, Device, QuietHours, Recipient
 from apps.preferences.snapshots import DeviceSnapshot, RecipientSnapshot
 from apps.preferences.stated import StatedPreferences
@@ -16,10 +17,12 @@ __all__ = [
     "DeviceSnapshot",
     "RecipientSnapshot",
     "find_category",
+    "find_device",
     "load_categories",
     "load_snapshots",
     "mask_contact",
     "mask_token",
+    "peek_snapshots",
     "reveal_address",
     "reveal_contact",
     "reveal_token",
@@ -28,6 +31,7 @@ __all__ = [
     "select_preferences",
     "select_recipient",
     "select_versions",
+    "select_versions_by_id",
 ]
 
 # The columns of a contact point are ``<name>_ct``, ``<name>_bi`` and ``<name>_set_at``.
@@ -45,9 +49,18 @@ def reveal_address(snapshot: RecipientSnapshot, channel: Channel, device_id: int
         case Channel.SMS:
             blob, aad = snapshot.phone_ct, cipher.recipient_aad("phone_ct", snapshot.user_id)
         case Channel.PUSH:
-            blob = next((device.token_ct for device in snapshot.devices if device.id == device_id), None)
+            device = find_device(snapshot, device_id)
+            blob = None if device is None else device.token_ct
             aad = cipher.device_aad(snapshot.user_id)
     return None if blob is None else cipher.decrypt(blob, aad).decode()
+
+
+def find_device(snapshot: RecipientSnapshot, device_id: int | None) -> DeviceSnapshot | None:
+    """The recipient's device with this id, ``None`` if it has none (any more)."""
+    for device in snapshot.devices:
+        if device.id == device_id:
+            return device
+    return None
 
 
 def select_recipient(user_id: str) -> Recipient | None:

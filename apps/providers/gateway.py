@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import structlog
+from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
 from apps import metrics
@@ -23,8 +24,8 @@ from apps.providers.messages import BuildContext, Message, ProviderRequest, Prov
 from apps.providers.recent_errors import note_errors
 from apps.providers.registry import Provider
 from apps.providers.smtp_transport import SmtpTransport, smtp_transport
-from apps.providers.tokens import TokenUnavailableError, get_token, invalidate_token
-from apps.providers.transport import Transport, thread_transport
+from apps.providers.tokens import WAIT_FOR_OTHER_S, TokenUnavailableError, get_token, invalidate_token
+from apps.providers.transport import Limits, Transport, thread_transport
 
 log = structlog.get_logger(__name__)
 
@@ -43,7 +44,7 @@ class _Call:
         self.adapter = adapter
         self.timeout_s: float | None = provider.entry.get("timeout_s")
         self.results: dict[str, Result] = {}
-        self.statuses: Counter[str] = Counter()
+        self.statuses: Counter[int | str] = Counter()
         self.token: str | None = None
         self.has_new_token = False
         self.resent = 0
@@ -75,6 +76,8 @@ class _Call:
             rejected: list[Message] = []
             for message, result in self._parse(request, outcome):
                 self.results[message.delivery_id] = result
+                if result.error is None:
+                    continue
                 if isinstance(result.error, BatchRejected) and len(request.messages) > 1:
                     rejected.append(message)
                 elif isinstance(result.error, Unauthorized):
@@ -116,8 +119,9 @@ class _Call:
                 for message in request.messages:
                     self._settle(message, request.rejected)
         outcomes = self._transport(to_send[0]).send_all(to_send) if to_send else []
-        for outcome in outcomes:
-            self.statuses[str(outcome.status) if isinstance(outcome, ProviderResponse) else outcome.detail] += 1
+        self.statuses.update(
+            outcome.status if isinstance(outcome, ProviderResponse) else outcome.detail for outcome in outcomes
+        )
         return list(zip(to_send, outcomes, strict=True))
 
     def _transport(self, request: ProviderRequest) -> Transport | SmtpTransport:
@@ -129,7 +133,10 @@ class _Call:
         self, request: ProviderRequest, outcome: ProviderResponse | TransportFailure
     ) -> list[tuple[Message, Result]]:
         try:
-            found = {result.delivery_id: result for result in self.adapter.parse(request, outcome)}
+            results = self.adapter.parse(request, outcome)
+            if len(results) == len(request.messages) == 1 and results[0].delivery_id == request.messages[0].delivery_id:
+                return [(request.messages[0], results[0])]
+            found = {result.delivery_id: result for result in results}
         except Exception:
             # A bug of the adapter, after sending: the other requests' outcomes must still be recorded.
             log.exception("adapter_parse_failed", provider=self.alias, messages=len(request.messages))
@@ -142,6 +149,20 @@ class _Call:
 
     def _settle(self, message: Message, error: ProviderError) -> None:
         self.results[message.delivery_id] = Result(message.delivery_id, error=error)
+
+
+def longest_call_s(provider: Provider) -> float:
+    """How many seconds ``send_messages`` may take at most: up to the start of the last round, and that round."""
+    request_s = longest_request_s(provider)
+    has_grant = provider.is_configured and provider.adapter.grant is not None
+    token_s = WAIT_FOR_OTHER_S + settings.PROVIDER_CONNECT_TIMEOUT_S + 2 * settings.PROVIDER_TIMEOUT_S
+    return ROUNDS_TIME_S + (token_s if has_grant else 0.0) + Limits().call_s + request_s
+
+
+def longest_request_s(provider: Provider) -> float:
+    """How many seconds one request may take, from connecting to the end of the answer."""
+    own: float | None = provider.entry.get("timeout_s")
+    return settings.PROVIDER_CONNECT_TIMEOUT_S + (settings.PROVIDER_TIMEOUT_S if own is None else own)
 
 
 def send_messages(provider: Provider, messages: Sequence[Message]) -> list[Result]:
@@ -180,7 +201,7 @@ def _log_call(call: _Call, results: Sequence[Result]) -> None:
         provider=call.alias,
         messages=len(results),
         accepted=len(results) - errors.total(),
-        statuses=dict(call.statuses),
+        statuses={str(status): n for status, n in call.statuses.items()},
         errors=dict(errors),
         rounds=call.rounds,
         **({"segments": segments} if segments else {}),

@@ -6,11 +6,12 @@ from datetime import datetime
 from enum import IntEnum
 from typing import Literal
 
+import msgspec
+
 from apps.providers.errors import ProviderError
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(msgspec.Struct, frozen=True, gc=False):
     """One message to one address. ``delivery_id`` is a UUID in canonical text form and comes back in the
     ``Result`` and, through the provider, in the receipt.
 
@@ -26,7 +27,7 @@ class Message:
     address: str
     title: str = ""
     body: str = ""
-    data: Mapping[str, str] = field(default_factory=dict)
+    data: Mapping[str, str] = {}
     html: str | None = None
     is_high: bool = False
     ttl_s: int | None = None
@@ -49,8 +50,7 @@ class BuildContext:
     access_token: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ProviderRequest:
+class ProviderRequest(msgspec.Struct, frozen=True, gc=False):
     """One HTTP request and the messages it carries. ``headers`` are (name, value) pairs.
     A request with ``rejected`` set is never sent: the adapter already knows the answer
     (payload too large, unsupported feature)."""
@@ -63,8 +63,7 @@ class ProviderRequest:
     rejected: ProviderError | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ProviderResponse:
+class ProviderResponse(msgspec.Struct, frozen=True, gc=False):
     """A complete HTTP answer. Header names are lower case; ``latency_s`` is first byte out to last byte in."""
 
     status: int
@@ -73,8 +72,7 @@ class ProviderResponse:
     latency_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class TransportFailure:
+class TransportFailure(msgspec.Struct, frozen=True, gc=False):
     """No answer. ``has_left`` says whether the request may have reached the provider:
     ``False`` is safe to repeat, ``True`` is an unknown outcome. ``was_started`` is ``False`` if our own time was up
     before the request's turn came."""
@@ -85,8 +83,7 @@ class TransportFailure:
     was_started: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(msgspec.Struct, frozen=True, gc=False):
     """What became of one message: ``error`` is ``None`` when the provider accepted it. ``segments`` is how many parts
     an SMS takes, which is what it costs; ``None`` for other channels."""
 
@@ -110,8 +107,7 @@ class ReceiptKind(IntEnum):
     STARTED = 8  # the person answered START
 
 
-@dataclass(frozen=True, slots=True)
-class WebhookCall:
+class WebhookCall(msgspec.Struct, frozen=True, gc=False):
     """A provider's call as it came in: ``url`` is our configured public URL including the query (never
     rebuilt from the Host header), ``headers`` have lower-case names, ``body`` is the raw bytes. ``certificates`` are
     PEM files by URL: those that the adapter asked for and the control plane fetched (see ``SubscribedAdapter``)."""
@@ -119,7 +115,7 @@ class WebhookCall:
     url: str
     headers: Mapping[str, str]
     body: bytes
-    certificates: Mapping[str, bytes] = field(default_factory=dict)
+    certificates: Mapping[str, bytes] = {}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,12 @@
 """What providers tell us later, from raw webhook call to verified receipts and inbound messages."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 
 import structlog
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
+from msgspec.structs import replace
 
 from apps.providers.acks import compute_ack
 from apps.providers.base import Adapter, InboundAdapter, SubscribedAdapter

@@ -7,7 +7,7 @@ for the device's platform, or the longest country prefix, counts, and no other: 
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -52,11 +52,42 @@ def plan(channel: Channel, *, platform: str = "", address: str = "", key: str = 
     ``platform`` is a push device's, ``address`` an SMS's number. ``key`` settles who is first among providers that
     share the load: the same key, the same order; let it change with each attempt, and a retry may go elsewhere. A push
     has one provider at most, since a device's token means nothing to another."""
-    legs = _legs(channel, platform, address)
-    if len({leg.position for leg in legs}) < len(legs):
-        legs = tuple(sorted(legs, key=lambda leg: (leg.position, _lot(leg, key))))
-    providers = tuple(provider for leg in legs if (provider := _usable(leg.alias, channel)) is not None)
-    return providers[:1] if channel is Channel.PUSH else providers
+    return Planner(channel).plan(platform, address, lambda: key)
+
+
+class Planner:
+    """``plan`` for a batch of messages on one channel: what their routes have in common is found out once. Holds for
+    the moment it is made in."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._routes = _routes(channel)
+        self._plans: dict[str, tuple[Provider, ...] | None] = {}
+
+    def plan(self, platform: str, address: str, key: Callable[[], str]) -> tuple[Provider, ...]:
+        """As ``plan``; ``key`` is only called where providers share the load."""
+        part = self._find_part(platform, address)
+        if part is None:
+            return ()
+        try:
+            settled = self._plans[part]
+        except KeyError:
+            legs = self._routes[part]
+            is_shared = len({leg.position for leg in legs}) < len(legs)
+            settled = self._plans[part] = None if is_shared else self._usable(legs)
+        if settled is not None:
+            return settled
+        drawn = key()
+        return self._usable(sorted(self._routes[part], key=lambda leg: (leg.position, _lot(leg, drawn))))
+
+    def _find_part(self, platform: str, address: str) -> str | None:
+        if platform in self._routes and self._channel is not Channel.SMS:
+            return platform
+        return next((part for part in _parts(self._channel, platform, address) if part in self._routes), None)
+
+    def _usable(self, legs: Iterable[Leg]) -> tuple[Provider, ...]:
+        providers = tuple(found for leg in legs if (found := _usable(leg.alias, self._channel)) is not None)
+        return providers[:1] if self._channel is Channel.PUSH else providers
 
 
 def route(channel: Channel) -> list[Provider]:
@@ -103,14 +134,6 @@ def _routes(channel: Channel) -> Mapping[str, Legs]:
     if table.made_of[0] is not rows or table.made_of[1] is not routes:
         table = _table = _Table(rows, routes)
     return table.by_channel[channel]
-
-
-def _legs(channel: Channel, platform: str, address: str) -> Legs:
-    routes = _routes(channel)
-    for part in _parts(channel, platform, address):
-        if part in routes:
-            return routes[part]
-    return ()
 
 
 def is_part(channel: Channel, part: str) -> bool:

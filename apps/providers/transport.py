@@ -6,10 +6,11 @@ pre-request callback runs right before each sending, so the second call for one 
 tells whether a request left at all, whatever went wrong afterwards.
 """
 
+import select
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,9 @@ H1_IN_FLIGHT = 16  # one connection each; also the first batch to a server not m
 STREAMS_PER_CONNECTION = 100  # what most servers announce; a server's own lower limit wins
 IDLE_CONNECTIONS = 32
 MAX_SENDINGS = 3
+# Of many answers, all that arrive within this time are taken in one go: libcurl looks at every transfer each time.
+GATHER_S = 0.005
+CROWD = 32  # requests in flight
 TRANSPORTS_PER_THREAD = 6  # one for each time-out in use
 USER_AGENT = "notify"
 Outcome = ProviderResponse | TransportFailure
@@ -39,6 +43,41 @@ class Limits:
     call_s: float = 8.0
 
 
+class _Headers(Mapping[str, str]):
+    """An answer's headers, read when somebody asks: of most answers the status and the body say it all."""
+
+    __slots__ = ("_lines", "_parsed")
+
+    def __init__(self, lines: Sequence[bytes]) -> None:
+        self._lines = lines
+        self._parsed: dict[str, str] | None = None
+
+    def _read(self) -> dict[str, str]:
+        if self._parsed is None:
+            headers: dict[str, str] = {}
+            for raw in self._lines:
+                line = raw.decode("latin-1")
+                name, colon, value = line.partition(":")
+                if line.startswith("HTTP/"):
+                    headers.clear()  # an interim (1xx) answer's are not the answer's
+                elif colon:
+                    headers[name.lower()] = value.strip()
+            self._parsed = headers
+        return self._parsed
+
+    def __getitem__(self, name: str) -> str:
+        return self._read()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._read())
+
+    def __len__(self) -> int:
+        return len(self._read())
+
+    def __repr__(self) -> str:
+        return repr(self._read())
+
+
 class _Exchange:
     """An easy handle, kept for the next request, and what it heard."""
 
@@ -51,6 +90,7 @@ class _Exchange:
         self.chunks: list[bytes] = []
         self.trace: list[bytes] = []
         self._on_sending = on_sending
+        self._head: tuple[str, str, tuple[tuple[str, str], ...]] | None = None  # what the handle is set to
         self.easy = easy = pycurl.Curl()
         easy.exchange = self
         easy.setopt(pycurl.NOSIGNAL, 1)  # signals and threads do not mix
@@ -74,13 +114,20 @@ class _Exchange:
         """Load ``request``; raises ``ValueError`` or ``pycurl.error`` for one that no server should see."""
         self.index, self.request = index, request
         self.sendings = self.size = 0
+        head = request.url, request.method, request.headers
+        if head != self._head:  # a batch's requests differ in their bodies only
+            self._head = None
+            self._set_head(request)
+            self._head = head
+        self.easy.setopt(pycurl.POSTFIELDS, request.body)
+
+    def _set_head(self, request: ProviderRequest) -> None:
         lines = ["Expect:"]  # no round trip to ask whether a large body is welcome
         for name, value in request.headers:
             if not (value.isprintable() and name.isprintable()) or ":" in name:
                 raise ValueError("a header with a control character")
             lines.append(f"{name}: {value}")
         self.easy.setopt(pycurl.URL, request.url)
-        self.easy.setopt(pycurl.POSTFIELDS, request.body)
         self.easy.setopt(pycurl.CUSTOMREQUEST, request.method)
         self.easy.setopt(pycurl.HTTPHEADER, lines)
 
@@ -120,19 +167,11 @@ class _Exchange:
 
     def response(self) -> ProviderResponse:
         easy = self.easy
-        headers: dict[str, str] = {}
-        for raw in self.header_lines:
-            line = raw.decode("latin-1")
-            name, colon, value = line.partition(":")
-            if line.startswith("HTTP/"):
-                headers.clear()  # an interim (1xx) answer's are not the answer's
-            elif colon:
-                headers[name.lower()] = value.strip()
         return ProviderResponse(
-            status=easy.getinfo(pycurl.RESPONSE_CODE),
-            headers=headers,
-            body=b"".join(self.chunks),
-            latency_s=max(0.0, easy.getinfo(pycurl.TOTAL_TIME) - easy.getinfo(pycurl.PRETRANSFER_TIME)),
+            easy.getinfo(pycurl.RESPONSE_CODE),
+            _Headers(tuple(self.header_lines)),
+            b"".join(self.chunks),
+            max(0.0, easy.getinfo(pycurl.TOTAL_TIME) - easy.getinfo(pycurl.PRETRANSFER_TIME)),
         )
 
     def failure(self, code: int) -> Outcome:
@@ -194,7 +233,7 @@ class Transport:
             while waiting or in_flight:
                 self._fill(requests, waiting, in_flight, outcomes, deadline)
                 if in_flight:
-                    self._advance()
+                    self._advance(is_crowded=len(in_flight) >= CROWD)
                 for exchange, outcome in self._finished():
                     sending = in_flight.pop(exchange)
                     if isinstance(outcome, TransportFailure) and exchange.is_refused() and sending < MAX_SENDINGS:
@@ -224,12 +263,15 @@ class Transport:
     ) -> None:
         """Start requests while there is room. A request's time runs from here, not from the call of ``send_all``."""
         is_late = bool(waiting) and time.monotonic() > deadline
+        url, room = "", 0
         while waiting:
             index, sending = waiting[0]
             request = requests[index]
+            if request.url is not url:
+                url, room = request.url, self._room(request.url)
             if is_late:
                 outcomes[index] = TransportFailure(has_left=False, detail="not started in time", was_started=False)
-            elif len(in_flight) >= self._room(request.url):
+            elif len(in_flight) >= room:
                 return
             else:
                 exchange = self._acquire()
@@ -246,7 +288,7 @@ class Transport:
     def _room(self, url: str) -> int:
         return H2_IN_FLIGHT if self._versions.get(_origin(url)) == 2 else H1_IN_FLIGHT
 
-    def _advance(self) -> None:
+    def _advance(self, *, is_crowded: bool) -> None:
         self._multi.perform()
         for exchange in self._just_sent:
             exchange.watch()
@@ -254,6 +296,8 @@ class Transport:
         wait_ms = self._multi.timeout()
         if wait_ms != 0 and self._multi.select(0.1 if wait_ms < 0 else min(wait_ms / 1000, 0.1)) == -1:
             time.sleep(0.001)  # no socket to wait on yet: a name is being looked up
+        elif is_crowded:
+            select.select((), (), (), GATHER_S)
 
     def _finished(self) -> list[tuple[_Exchange, Outcome]]:
         found: list[tuple[_Exchange, Outcome]] = []

@@ -76,6 +76,7 @@ def _options(parsed: argparse.Namespace, environ: Mapping[str, str], screen: Scr
             high=parsed.workers_high or _read_count(environ, "WORKERS_HIGH"),
             bulk=parsed.workers_bulk or _read_count(environ, "WORKERS_BULK"),
             worker_threads=parsed.worker_threads,
+            bulk_threads=parsed.bulk_threads,
         ),
         settings=dict(environ),
         without=frozenset(parsed.without),
@@ -100,6 +101,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--workers-high", type=int, help="high-lane worker processes (else WORKERS_HIGH, else 1)")
     parser.add_argument("--workers-bulk", type=int, help="bulk-lane worker processes (else WORKERS_BULK, else 1)")
     parser.add_argument("--worker-threads", type=int, default=8, help="threads of each worker process")
+    parser.add_argument("--bulk-threads", type=int, default=4, help="threads of each bulk-lane worker process")
     parser.add_argument("--web-processes", type=int, default=1)
     parser.add_argument("--web-threads", type=int, default=16, help="threads of each web process")
     parser.add_argument("--without", action="append", default=[], choices=roles.OPTIONAL_ROLES, help="leave a role out")

@@ -19,7 +19,7 @@ def check_given_stores(urls: Mapping[str, str]) -> None:
     """
     for name, url in urls.items():
         schemes, connect = _CHECKS[name]
-        parts = urlsplit(url)
+        parts = urlsplit(url.split(";")[0])  # of a cluster's nodes, the first
         if parts.scheme not in schemes:
             raise LocalError(f"{name} must begin with {' or '.join(f'{scheme}://' for scheme in schemes)}")
         try:
@@ -38,7 +38,7 @@ def _connect_broker(url: str) -> None:
         _connect_cache(url)
         return
     with kombu.Connection(url, connect_timeout=CONNECT_TIMEOUT_S) as broker:
-        broker.connect()
+        broker.ensure_connection(max_retries=len(url.split(";")))
 
 
 def _connect_cache(url: str) -> None:

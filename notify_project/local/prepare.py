@@ -1,5 +1,5 @@
-"""Bring the database up to date: migrations, partitions, demo data. One process, because starting Django takes longer
-than all of it.
+"""Make the stores ready: migrations, partitions, the broker's queues, demo data. One process, because starting Django
+takes longer than all of it.
 
 ``python -m notify_project.local.prepare [--seed]`` prints one JSON object, the demo's client and recipients.
 """
@@ -22,6 +22,7 @@ def main() -> None:
     commands = get_commands()
     if "ensure_partitions" in commands:
         call_command("ensure_partitions", stdout=sys.stderr)
+    call_command("declare_topology", recreate=True, stdout=sys.stderr)
     seeded: dict[str, Any] = {}
     if "--seed" in sys.argv[1:] and "seed_demo" in commands:
         output = io.StringIO()

@@ -12,9 +12,10 @@ import amqp
 from notify_project.local.errors import LocalError
 from notify_project.local.ports import LOOPBACK, free_port
 from notify_project.local.private_files import write_private
-from notify_project.local.processes import kill_session, record_pid, spawn, stop, stop_recorded, wait_until
+from notify_project.local.processes import kill_session, record_pid, run_to_end, spawn, stop, stop_recorded, wait_until
 
 START_TIMEOUT_S = 60.0
+CONTROL_TIMEOUT_S = 60.0
 # Debian's /usr/sbin/rabbitmq-server changes to the user rabbitmq and to its folder; the script below it does not.
 _SCRIPT_FOLDERS = ("/usr/lib/rabbitmq/bin", "/opt/rabbitmq/sbin", "/usr/local/sbin", "/opt/homebrew/sbin")
 
@@ -38,6 +39,11 @@ class RabbitMQ:
     def url(self) -> str:
         """What goes into ``BROKER_URL``; known once started."""
         return f"amqp://{self._user}:{self._password}@{LOOPBACK}:{self._port}//"
+
+    @property
+    def node_name(self) -> str:
+        """What Erlang calls the node; known once started."""
+        return f"notify-{self._port}@localhost"
 
     @property
     def pid(self) -> int | None:
@@ -76,6 +82,12 @@ class RabbitMQ:
         if self._mapper is not None:
             stop(self._mapper)
             self._mapper = None
+
+    def control(self, *arguments: str) -> str:
+        """Run ``rabbitmqctl`` against the node; its output. Raises ``LocalError``."""
+        tool = str(self._script.with_name("rabbitmqctl"))
+        argv = [tool, "-n", self.node_name, *arguments]
+        return run_to_end(argv, what="rabbitmqctl", timeout_s=CONTROL_TIMEOUT_S, env=self._environment(), cwd=self.home)
 
     def kill(self) -> None:
         """SIGKILL, as a crash would."""
@@ -119,7 +131,7 @@ class RabbitMQ:
         return kept | {
             "HOME": str(self.home),  # the cookie is looked for here
             "ERL_EPMD_PORT": str(self._mapper_port),
-            "RABBITMQ_NODENAME": f"notify-{self._port}@localhost",
+            "RABBITMQ_NODENAME": self.node_name,
             "RABBITMQ_DIST_PORT": str(free_port()),
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
             "RUNNING_UNDER_SYSTEMD": "1",  # the script becomes the node instead of waiting for it

@@ -20,7 +20,14 @@ WORKER_ROLES = (HIGH, BULK, HOUSEKEEPING)
 STORE_ROLES = (POSTGRES, BROKER, CACHE)
 OPTIONAL_ROLES = (WEB, *WORKER_ROLES, BEAT, FLOWER, SANDBOX)
 APP = "notify_project"
-WEB_SETTINGS = {"DATABASE_STATEMENT_TIMEOUT_MS": "5000"}
+# A worker whose database falls silent waits no longer than this either; some statements of housekeeping are long.
+# Bulk work gives way to everything else on its machine.
+SETTINGS = {
+    WEB: {"DATABASE_STATEMENT_TIMEOUT_MS": "5000"},
+    HIGH: {"DATABASE_STATEMENT_TIMEOUT_MS": "5000"},
+    BULK: {"DATABASE_STATEMENT_TIMEOUT_MS": "5000", "WORKER_NICE": "10"},
+    HOUSEKEEPING: {"DATABASE_STATEMENT_TIMEOUT_MS": "30000"},
+}
 WEB_CONNECTIONS = 4096  # of each web process
 WEB_HEADER_TIMEOUT_MS = 10_000  # also how long an idle connection is kept
 QUEUES = {HIGH: HIGH_QUEUES, BULK: BULK_QUEUES, HOUSEKEEPING: (MAINTENANCE, RECEIPTS, FANOUT)}
@@ -35,10 +42,15 @@ class Counts:
     high: int = 1
     bulk: int = 1
     worker_threads: int = 8
+    bulk_threads: int = 4  # they are never idle: more of them would only wait for the interpreter, and for each other
 
     def of(self, role: str) -> int:
         """Number of worker processes of ``role``."""
         return {HIGH: self.high, BULK: self.bulk}.get(role, 1)
+
+    def threads_of(self, role: str) -> int:
+        """Threads in each worker process of ``role``."""
+        return self.bulk_threads if role == BULK else self.worker_threads
 
 
 def instances(role: str, count: int) -> list[str]:

@@ -42,7 +42,8 @@ PROJECT_DIR = Path(__file__).resolve().parent.parent.parent
 START_TIMEOUT_S = 90.0
 PREPARE_TIMEOUT_S = 180.0
 WEB_GRACE_S = 4.0
-WORKER_GRACE_S = 6.0
+# What is in flight may take two providers in turn with all their time-outs, and recording while the database is away.
+WORKER_GRACE_S = 20.0
 STORE_GRACE_S = 5.0
 LOCK_FILE = "run.lock"
 
@@ -61,8 +62,9 @@ class StackOptions:
 
     ``ports`` None means free ones, those of the last start if they are free still. ``broker`` is ``valkey`` or
     ``rabbitmq``. ``settings`` are environment variables for all processes; ``DATABASE_URL``, ``BROKER_URL`` or
-    ``CACHE_URL`` among them replaces the server of one's own. ``without`` names roles to leave out. ``say``
-    gets one line for each step and each crash.
+    ``CACHE_URL`` among them replaces the server of one's own. ``role_settings`` are for one role alone, or for one
+    process of it (``worker-bulk-1``). ``without`` names roles to leave out. ``say`` gets one line for each step and
+    each crash.
     """
 
     data_dir: Path
@@ -70,6 +72,7 @@ class StackOptions:
     broker: str = "valkey"
     counts: roles.Counts = field(default_factory=roles.Counts)
     settings: Mapping[str, str] = field(default_factory=dict)
+    role_settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     without: frozenset[str] = frozenset()
     has_demo_data: bool = True
     say: Callable[[str], None] = lambda line: None
@@ -303,7 +306,7 @@ class Stack:
         self._start_program(roles.WEB, roles.WEB, web)
         for role in roles.WORKER_ROLES:
             for instance in roles.instances(role, counts.of(role)):
-                worker = roles.worker_command(role, instance=instance, threads=counts.worker_threads)
+                worker = roles.worker_command(role, instance=instance, threads=counts.threads_of(role))
                 self._start_program(role, instance, worker)
         self._start_program(roles.BEAT, roles.BEAT, roles.beat_command(schedule=self.data_dir / "beat/schedule"))
         flower = roles.flower_command(host=LOOPBACK, port=self.ports.flower)
@@ -324,13 +327,16 @@ class Stack:
 
     def _private_settings(self, role: str, instance: str) -> dict[str, str]:
         settings = {"NOTIFY_ROLE": instance}
+        for name, value in roles.SETTINGS.get(role, {}).items():
+            settings[name] = self.environment.get(name, value)
         if role == roles.WEB:
             settings["WEB_THREADS"] = str(self.options.counts.web_threads)
-            settings |= {name: value for name, value in roles.WEB_SETTINGS.items() if name not in self.environment}
         if role in roles.WORKER_ROLES:
-            settings["WORKER_THREADS"] = str(self.options.counts.worker_threads)
+            settings["WORKER_THREADS"] = str(self.options.counts.threads_of(role))
         if role == roles.FLOWER:
             settings["FLOWER_BASIC_AUTH"] = f"{FLOWER_USER}:{self.credentials['flower_password']}"
+        for name in dict.fromkeys((role, instance)):
+            settings |= self.options.role_settings.get(name, {})
         return settings
 
     def _start(self, role: str, instance: str, server: Server) -> None:

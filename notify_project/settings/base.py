@@ -10,8 +10,8 @@ from typing import Any
 
 import environ
 
-from apps.delivery.queues import ALL_QUEUES, queue_of
 from notify_project.database import bounded_connection
+from notify_project.settings.broker import read_broker
 
 BASE_DIR = Path(__file__).resolve().parent.parent.parent
 
@@ -64,11 +64,11 @@ MIDDLEWARE = [
     "apps.clients.throttling.RateLimitHeadersMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "notify_project.middleware.StaticFilesMiddleware",
-    "django.contrib.sessions.middleware.SessionMiddleware",
+    "notify_project.middleware.BrowserSessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
-    "django.contrib.auth.middleware.AuthenticationMiddleware",
-    "django.contrib.messages.middleware.MessageMiddleware",
+    "notify_project.middleware.BrowserAuthenticationMiddleware",
+    "notify_project.middleware.BrowserMessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
 ROOT_URLCONF = "notify_project.urls"
@@ -97,6 +97,8 @@ STATIC_URL = "static/"
 STATIC_ROOT = BASE_DIR / "staticfiles"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 DATA_UPLOAD_MAX_MEMORY_SIZE = env.int("MAX_BODY_BYTES", default=1_048_576)
+# Routes that take more, by path.
+BODY_LIMITS: dict[str, int] = {"/v1/notifications/batch": env.int("MAX_BATCH_BODY_BYTES", default=8_388_608)}
 APPEND_SLASH = False
 # --- Web processes (see notify_project/front.py) ----------------------------------------------------------------------
 # More threads than DATABASE_POOL_MAX wait for one another.
@@ -124,6 +126,8 @@ DATABASES["default"].update(
                 "reconnect_timeout": env.float("DATABASE_RECONNECT_TIMEOUT_S", default=3.0),
             },
             "connect_timeout": env.int("DATABASE_CONNECT_TIMEOUT_S", default=3),
+            # What asks for it by itself is prepared, nothing else.
+            "prepare_threshold": 1_000_000 if env.bool("DATABASE_PREPARE", default=True) else None,
             # A server that vanished without a word is noticed within seconds, not after TCP's quarter of an hour.
             "tcp_user_timeout": 5_000,
             "keepalives_idle": 5,
@@ -134,12 +138,14 @@ DATABASES["default"].update(
         },
     }
 )
-# Set for web processes, where somebody waits; 0 in workers and commands, some of whose statements are long.
+# Set for web, where somebody waits, and for workers, whose threads a silent database would hold for ever
+# (local/roles.py); 0 in commands, some of whose statements are long.
 DATABASE_STATEMENT_TIMEOUT_MS: int = env.int("DATABASE_STATEMENT_TIMEOUT_MS", default=0)
+_patience_s = 0.0
 if DATABASE_STATEMENT_TIMEOUT_MS:
     DATABASES["default"]["OPTIONS"]["options"] += f" -c statement_timeout={DATABASE_STATEMENT_TIMEOUT_MS}"
     _patience_s = DATABASE_STATEMENT_TIMEOUT_MS / 1000 + 1  # the server has the first word
-    DATABASES["default"]["OPTIONS"]["pool"]["connection_class"] = bounded_connection(_patience_s)
+DATABASES["default"]["OPTIONS"]["pool"]["connection_class"] = bounded_connection(_patience_s)
 CACHES = {
     "default": {
         "BACKEND": "django_redis.cache.RedisCache",
@@ -364,6 +370,7 @@ ROUTES: dict[str, list[str]] = {
 }
 
 # --- Delivery (see apps/delivery/) ------------------------------------------------------------------------------------
+WORKER_NICE: int = env.int("WORKER_NICE", default=0)  # how far a worker gives way to other processes, 0 to 19
 WORKER_THREADS: int = env.int("WORKER_THREADS", default=8)  # what `celery worker --concurrency` is given
 DELIVERY_MAX_ATTEMPTS: int = env.int("DELIVERY_MAX_ATTEMPTS", default=5)
 DELIVERY_BACKOFF_BASE_S: float = env.float("DELIVERY_BACKOFF_BASE_S", default=2.0)
@@ -379,6 +386,7 @@ REST_FRAMEWORK = {
     "DEFAULT_PERMISSION_CLASSES": ["apps.clients.permissions.HasScope"],
     "DEFAULT_THROTTLE_CLASSES": ["apps.clients.throttling.TierThrottle"],
     "DEFAULT_PARSER_CLASSES": ["notify_project.parsers.JSONParser"],
+    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "notify_project.renderers.JSONNegotiation",
     "DEFAULT_RENDERER_CLASSES": ["notify_project.renderers.JSONRenderer"],
     "DEFAULT_SCHEMA_CLASS": "notify_project.schema.ProblemAutoSchema",
     "EXCEPTION_HANDLER": "notify_project.problems.exception_handler",
@@ -404,17 +412,28 @@ SPECTACULAR_SETTINGS = {
 }
 
 # --- Celery: every value has its reason in docs/decisions/0002-celery-settings.md -------------------------------------
-BROKER_URL: str = env.str("BROKER_URL")
-BROKER_IS_AMQP: bool = BROKER_URL.startswith("amqp")
+_broker = read_broker(
+    env.str("BROKER_URL"),
+    # Where BROKER_URL names Sentinels: what they call the broker, and their own password.
+    sentinel_master=env.str("BROKER_SENTINEL_MASTER", default="mymaster"),
+    sentinel_password=env.str("BROKER_SENTINEL_PASSWORD", default=""),
+)
+BROKER_URL: str = _broker.url
+BROKER_IS_AMQP: bool = _broker.is_amqp
 CELERY_BROKER_URL = BROKER_URL
-CELERY_TASK_QUEUES = [queue_of(name, quorum=BROKER_IS_AMQP) for name in ALL_QUEUES]
+CELERY_TASK_QUEUES = _broker.queues
 CELERY_TASK_DEFAULT_QUEUE = "notif.maintenance"
 CELERY_TASK_DEFAULT_EXCHANGE = "notif"
 CELERY_TASK_DEFAULT_ROUTING_KEY = "notif.maintenance"
 CELERY_TASK_DEFAULT_EXCHANGE_TYPE = "direct"
 CELERY_TASK_CREATE_MISSING_QUEUES = False
 # Beat keeps one channel, and only a publish that may be retried opens it again after the broker went away.
-_FROM_BEAT = {"queue": "notif.maintenance", "retry": True, "retry_policy": {"max_retries": 1, "interval_start": 0}}
+_FROM_BEAT: dict[str, Any] = {
+    "queue": "notif.maintenance",
+    "declare": [],  # manage.py declare_topology does that
+    "retry": True,
+    "retry_policy": {"max_retries": 1, "interval_start": 0},
+}
 CELERY_BEAT_SCHEDULE = {
     # A sweep that has not begun by the time the next ones are due is dropped: they do its work.
     "sweep": {"task": "notify.sweep", "schedule": 1.0, "options": {**_FROM_BEAT, "expires": 5.0}},
@@ -427,6 +446,7 @@ CELERY_TASK_ACKS_ON_FAILURE_OR_TIMEOUT = True
 CELERY_TASK_REJECT_ON_WORKER_LOST = False
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_PUBLISH_RETRY = False  # the sweep is the retry
+CELERY_WORKER_CONSUMER = "notify_project.consumer:CarefulConsumer"
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = False
 CELERY_WORKER_SOFT_SHUTDOWN_TIMEOUT = 30.0
@@ -442,20 +462,7 @@ CELERY_BROKER_CHANNEL_ERROR_RETRY = True
 CELERY_BROKER_POOL_ACQUIRE_TIMEOUT = 2.0
 CELERY_BROKER_NATIVE_DELAYED_DELIVERY_QUEUE_TYPE = "classic"
 CELERY_BROKER_HEARTBEAT = 10
-CELERY_BROKER_TRANSPORT_OPTIONS: dict[str, Any] = (
-    {"confirm_publish": True, "confirm_timeout": 3, "read_timeout": 10, "write_timeout": 3}
-    if BROKER_IS_AMQP
-    else {
-        "visibility_timeout": 300,
-        "unacked_restore_interval": 5,
-        "unacked_restore_throttle": 1,
-        "socket_timeout": 10,
-        "socket_connect_timeout": 3,
-        "socket_keepalive": True,
-        "health_check_interval": 10,
-        "queue_order_strategy": "round_robin",
-    }
-)
+CELERY_BROKER_TRANSPORT_OPTIONS: dict[str, Any] = _broker.transport_options
 
 # --- Seeing inside ----------------------------------------------------------------------------------------------------
 LOG_LEVEL: str = env.str("LOG_LEVEL", default="INFO")

@@ -21,6 +21,7 @@ from apps.delivery import doorbell
 from apps.preferences import cache, catalogue
 from apps.providers import gateway
 from apps.providers.messages import ProviderRequest, ProviderResponse, TransportFailure
+from tests.brokers import broker as broker
 from tests.clients.factories import make_api_key, make_client
 
 Answer = ProviderResponse | TransportFailure

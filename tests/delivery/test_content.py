@@ -13,6 +13,7 @@ from apps.delivery.content import (
     open_content,
     seal_content,
     to_message,
+    words_of,
 )
 from apps.delivery.ids import new_notification_id
 
@@ -39,16 +40,16 @@ def test_sealed_content_opens_under_its_own_notification_only():
 
 
 def test_channels_own_words_win():
-    push = to_message(CONTENT, Channel.PUSH, ENVELOPE)
+    push = to_message(words_of(CONTENT, Channel.PUSH), ENVELOPE)
     assert (push.title, push.body, push.data) == ("Push title", "Body", {"a": "1", "b": "3"})
     assert (push.badge, push.sound, push.collapse_key, push.html) == (4, "ping.caf", "key", None)
-    assert to_message(CONTENT, Channel.SMS, ENVELOPE).body == "Text"
-    email = to_message(CONTENT, Channel.EMAIL, ENVELOPE)
+    assert to_message(words_of(CONTENT, Channel.SMS), ENVELOPE).body == "Text"
+    email = to_message(words_of(CONTENT, Channel.EMAIL), ENVELOPE)
     assert (email.title, email.body, email.html, email.from_name) == ("Subject", "Body", "<b>Mail</b>", "Shop")
 
 
 def test_mail_without_a_title_takes_its_subject_from_the_body():
     content = Content(body="First line\nsecond line " + "x" * 100)
-    subject = to_message(content, Channel.EMAIL, ENVELOPE).title
+    subject = to_message(words_of(content, Channel.EMAIL), ENVELOPE).title
     assert subject.startswith("First line second line x")
     assert len(subject) == 78

@@ -160,15 +160,17 @@ def test_unreadable_content_dies_alone(client_row, wire):
 def test_bug_is_isolated_to_the_row_that_trips_it(client_row, wire, monkeypatch):
     real = sending.to_message
 
-    def trip(content, channel, envelope):
-        if content.title == "trip":
+    def trip(words, envelope):
+        if words.title == "trip":
             raise RuntimeError("a bug of ours")
-        return real(content, channel, envelope)
+        return real(words, envelope)
 
     monkeypatch.setattr(sending, "to_message", trip)  # the bug cannot come from outside
     recipient = RecipientFactory()
-    (bad,) = accept(client_row.id, recipient.user_id, content=Content(title="trip", body="b"))
-    (good,) = accept(client_row.id, recipient.user_id)
+    (bad,) = accept(
+        client_row.id, recipient.user_id, channels=(Channel.EMAIL,), content=Content(title="trip", body="b")
+    )
+    (good,) = accept(client_row.id, recipient.user_id, channels=(Channel.EMAIL,))
     dispatch.deliver([bad.id, good.id])
     assert {reload(one).status for one in (bad, good)} == {Status.QUEUED}
     dispatch.deliver([good.id])
@@ -185,6 +187,22 @@ def test_row_whose_workers_keep_dying_is_put_aside(client_row, wire):
     dispatch.deliver([delivery.id])
     assert (reload(delivery).status, reload(delivery).reason) == (Status.DEAD, Reason.POISON)
     assert wire.requests == []
+
+
+def test_row_that_may_kill_takes_no_other_along(client_row, wire):
+    """Its doorbell names them all, as the sweep finds them all due at once."""
+    rows = [accept(client_row.id, RecipientFactory().user_id)[0] for _ in range(3)]
+    fresh, *suspects = rows
+    for _ in range(dispatch.SUSPECT_LAPSES + 1):  # a lapse is counted by the claim that finds it
+        assert len(claim_deliveries([row.id for row in suspects], lease_s=30)) == 2
+        for row in suspects:
+            make_due(row)
+    dispatch.deliver([row.id for row in rows])
+    assert reload(fresh).status == Status.SENT
+    assert {reload(row).status for row in suspects} == {Status.QUEUED}
+    for row in suspects:
+        dispatch.deliver([row.id])
+        assert reload(row).status == Status.SENT
 
 
 def test_channel_without_a_provider_waits_without_using_attempts(client_row, wire, settings):

@@ -1,12 +1,18 @@
+import itertools
 from datetime import UTC, date, datetime, timedelta
-from uuid import UUID
+from uuid import RFC_4122, UUID
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from apps.delivery.ids import (
+    MAX_ADDRESS_NUMBER,
+    MAX_BROADCAST_NUMBER,
     MAX_DELIVERIES,
+    broadcast_delivery_id,
+    broadcast_number_of,
+    broadcast_range,
     day_bounds,
     delivery_ids,
     delivery_range,
@@ -59,3 +65,31 @@ def test_day_holds_exactly_its_own_ids(now_ms):
 def test_bounds_of_a_day_are_made_from_midnight():
     low, _ = day_bounds(date(2026, 11, 22))
     assert low == UUID(int=1_795_305_600_000 << 80)
+
+
+def test_broadcast_ids_tell_their_broadcast_and_lie_in_its_range():
+    started = 1_767_225_600_123
+    for number in (1, 0x3FFF, 0x4000, MAX_BROADCAST_NUMBER):
+        low, high = broadcast_range(started, number)
+        for channel, address in ((1, 1), (2, MAX_ADDRESS_NUMBER), (3, 7)):
+            made = broadcast_delivery_id(started, number, channel, address)
+            assert broadcast_number_of(made) == number
+            assert low <= made <= high
+            assert made.version == 8
+            assert made.variant == RFC_4122
+            assert time_of(made).timestamp() * 1000 == pytest.approx(started)
+
+
+def test_broadcasts_of_one_millisecond_share_no_id():
+    ranges = sorted(broadcast_range(1, number) for number in (1, 2, 0x3FFF, 0x4000, 0x4001))
+    assert all(one[1] < other[0] for one, other in itertools.pairwise(ranges))
+
+
+def test_notification_delivery_belongs_to_no_broadcast():
+    assert broadcast_number_of(delivery_ids(new_notification_id(), 1)[0]) is None
+
+
+@pytest.mark.parametrize("number", [0, -1, MAX_BROADCAST_NUMBER + 1])
+def test_broadcast_number_out_of_range_is_refused(number):
+    with pytest.raises(ValueError, match="broadcast's number"):
+        broadcast_delivery_id(1, number, 1, 1)

@@ -12,6 +12,7 @@ from apps.delivery.models import Delivery, IdempotencyKey, Notification
 from apps.delivery.statuses import Reason
 from apps.preferences.services import erase_recipient, suppress_address, update_preferences
 from tests.clients.factories import make_api_key, make_client
+from tests.delivery.template_bodies import make_template
 from tests.preferences.factories import RecipientFactory
 
 pytestmark = pytest.mark.django_db
@@ -322,3 +323,60 @@ def test_parts_of_an_sms_are_told(api, body, segments):
         "sms": segments,
         "email": None,
     }
+
+
+def test_ordering_key_is_shown_and_stored_encrypted(api):
+    recipient = RecipientFactory()
+    created = post(api, body_for(recipient, type="sms", ordering_key="case-of-ann")).json()
+    assert api.get(f"{URL}/{created['id']}").json()["ordering_key"] == "case-of-ann"
+    plain = post(api, body_for(recipient, type="sms")).json()
+    assert api.get(f"{URL}/{plain['id']}").json()["ordering_key"] is None
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT n::text, d::text, encode(content_ct, 'escape') FROM notification n, delivery d")
+        assert "case-of-ann" not in str(cursor.fetchall())
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE notification SET content_ct = ''")
+    assert api.get(f"{URL}/{created['id']}").json()["ordering_key"] is None
+
+
+@pytest.mark.parametrize("other", ["another key", "another client"])
+def test_ordering_hash_tells_keys_and_clients_apart(api, other):
+    recipient = RecipientFactory()
+    post(api, body_for(recipient, type="sms", ordering_key="one"))
+    post(api, body_for(recipient, type="sms", ordering_key="one"))
+    if other == "another key":
+        post(api, body_for(recipient, type="sms", ordering_key="two"))
+    else:
+        elsewhere = APIClient(headers={"Authorization": f"Api-Key {make_api_key(make_client())}"})
+        post(elsewhere, body_for(recipient, type="sms", ordering_key="one"))
+    first, second, third = Delivery.objects.order_by("order_no")
+    assert first.order_hash == second.order_hash != third.order_hash
+    assert 0 < first.order_no < second.order_no < third.order_no
+
+
+def test_words_may_come_from_a_template(api, client_row):
+    make_template(client_row)
+    context = {"name": "Ann", "link": "https://example.com/1"}
+    body = {**body_for(RecipientFactory()), "template": "order", "context": context}
+    del body["content"]
+    answer = post(api, body, "key")
+    assert answer.status_code == 202
+    assert [one["channel"] for one in answer.json()["deliveries"]] == ["push", "sms", "email"]
+    assert post(api, body, "key").json() == answer.json()
+    again = post(api, {**body, "context": {**context, "name": "Bea"}}, "key")
+    assert again.json()["type"] == "/problems/idempotency-key-reused"
+
+
+@pytest.mark.parametrize(
+    ("change", "pointer"),
+    [
+        ({"template": "order"}, ""),  # besides content
+        ({"template": "Not A Name", "content": None}, "/template"),
+        ({"template": "nothing", "content": None}, "/template"),
+        ({"content": None}, "/content"),
+        ({"context": {"name": "Ann"}}, "/template"),
+    ],
+)
+def test_template_and_content_exclude_each_other(api, client_row, change, pointer):
+    make_template(client_row)
+    assert_problem(post(api, body_for(RecipientFactory(), **change)), 422, pointer)

@@ -4,12 +4,14 @@ import hmac
 import json
 import time
 from datetime import timedelta
+from unittest import mock
 from urllib.parse import urlencode
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from django.conf import settings as django_settings
+from django.db import DataError, transaction
 from django.utils import timezone
 from rest_framework.test import APIClient
 
@@ -19,6 +21,7 @@ from apps.delivery.models import ReceiptEvent
 from apps.delivery.outcomes import Outcome, claim_deliveries, record_outcomes
 from apps.delivery.statuses import Status
 from apps.preferences.policy import Reason as PolicyReason
+from apps.providers.messages import ReceiptKind
 from apps.providers.receipts import ack_token
 from tests.delivery.conftest import NO_ANSWER
 from tests.delivery.factories import accept, reload
@@ -271,3 +274,22 @@ def test_delivered_corrects_what_ended_after_a_call_without_an_answer(client_row
     twilio(delivery, "delivered")
     receipts.apply_pending()
     assert reload(delivery).status == Status.DELIVERED
+
+
+def row_of(delivery, event_id, *, code=""):
+    return receipts._Row(1, event_id, delivery.id, timezone.now(), int(ReceiptKind.DELIVERED), None, code)
+
+
+def test_calls_at_the_same_time_share_a_statement_and_each_is_told_what_was_new_of_it(sent):
+    one, other = row_of(sent, "a"), row_of(sent, "b")
+    assert receipts._store_calls([[one], [one, other], [one]]) == [1, 1, 0]
+    assert receipts._store_calls([[other]]) == [0]
+    assert ReceiptEvent.objects.count() == 2
+
+
+def test_what_cannot_be_stored_does_not_take_along_what_came_at_the_same_time(sent):
+    bad = row_of(sent, "bad", code="\0")
+    with pytest.raises(DataError), transaction.atomic():
+        receipts._store_calls([[bad]])
+    with mock.patch.object(receipts, "_insert", side_effect=DataError):
+        assert receipts._store_calls([[bad], [row_of(sent, "good")]]) == [None, None]  # each then tries alone

@@ -1,10 +1,13 @@
+import json
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
 from apps.channels import Channel, Lane
 from apps.delivery import dispatch
-from apps.delivery.models import Attempt
+from apps.delivery.models import Attempt, Delivery
 from apps.delivery.statuses import Reason, Status
-from apps.preferences.models import Category
+from apps.preferences.models import Category, Recipient
 from apps.providers import breaker, quotas
 from apps.providers.messages import ProviderResponse
 from tests.delivery.conftest import ACCEPTED, NO_ANSWER, REFUSED
@@ -156,3 +159,55 @@ def test_bulk_mail_carries_a_link_to_unsubscribe(client_row, wire, category, has
     ((_, request),) = wire.requests
     assert (request.messages[0].unsubscribe_url is not None) is has_link
     assert (b"List-Unsubscribe-Post" in request.body) is has_link
+
+
+def test_no_call_is_begun_that_may_outlive_the_lease(client_row, wire, settings):
+    """A batch for two countries with a provider each: the second call would come too late, and costs no attempt."""
+    settings.ROUTES = {**settings.ROUTES, "sms": ["twilio"], "sms:+44": ["vonage"]}
+    settings.DELIVERY_LEASE_S = 0.0
+    phones = ("+15005550111", "+447700900123")
+    ids = [accept(client_row.id, RecipientFactory(phone=phone).user_id)[0].id for phone in phones]
+    dispatch.deliver(ids)
+    assert len(wire.requests) == 1
+    assert sorted(Delivery.objects.values_list("status", "reason", "attempts")) == [
+        (Status.QUEUED, Reason.PROVIDER_UNAVAILABLE, 0),
+        (Status.SENT, 0, 1),
+    ]
+
+
+def test_address_that_cannot_be_read_takes_no_other_along(client_row, wire):
+    recipient, broken = RecipientFactory(), RecipientFactory()
+    Recipient.objects.filter(id=broken.id).update(phone_ct=b"\x01\x01" + b"x" * 60)
+    deliveries = [accept(client_row.id, one.user_id)[0] for one in (recipient, broken)]
+    dispatch.deliver([delivery.id for delivery in deliveries])
+    good, bad = map(reload, deliveries)
+    assert good.status == Status.SENT
+    assert (bad.status, bad.reason, bad.attempts) == (Status.QUEUED, Reason.RETRY_AFTER_FAILURE, 1)
+    Delivery.objects.filter(id=bad.id).update(attempts=4, next_attempt_at=datetime.now(UTC) - timedelta(seconds=5))
+    dispatch.deliver([bad.id])
+    assert (reload(bad).status, reload(bad).reason) == (Status.DEAD, Reason.POISON)
+
+
+def refuse_first_address(provider, request):
+    """SendGrid's answer to a request with a bad address among others."""
+    people = json.loads(request.body)["personalizations"]
+    bad = [position for position, one in enumerate(people) if one["to"][0]["email"].startswith("refused@")]
+    if not bad:
+        return ACCEPTED[provider]
+    error = {"message": "Does not contain a valid address.", "field": f"personalizations.{bad[0]}.to.0.email"}
+    return ProviderResponse(400, {"content-type": "application/json"}, json.dumps({"errors": [error]}).encode())
+
+
+def test_e_mails_that_say_the_same_leave_in_one_request_and_a_bad_address_costs_no_other(client_row, wire):
+    wire.answer = refuse_first_address
+    emails = ["refused@example.com", *(f"person.{number}@example.com" for number in range(24))]
+    people = [RecipientFactory(email=email) for email in emails]
+    ids = [accept(client_row.id, one.user_id, channels=(Channel.EMAIL,), lane=Lane.BULK)[0].id for one in people]
+    dispatch.deliver(ids)
+    assert [len(request.messages) for _, request in wire.requests] == [25, 12, 12]
+    statuses = dict(Delivery.objects.values_list("recipient_id", "status"))
+    assert statuses == {one.id: Status.SENT if one is not people[0] else Status.FAILED for one in people}
+    last = json.loads(wire.requests[-1][1].body)["personalizations"]
+    links = {one["headers"]["List-Unsubscribe"] for one in last}
+    assert len(links) == len(last)
+    assert {one["custom_args"]["delivery_id"] for one in last} <= {str(delivery_id) for delivery_id in ids}

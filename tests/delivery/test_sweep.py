@@ -1,31 +1,25 @@
-import json
 import threading
-from base64 import b64decode
 
 import pytest
-from celery import current_app
 from django.db import connection
 
 from apps.channels import Channel, Lane
-from apps.delivery import dispatch, doorbell, sweep
+from apps.clients.models import Client
+from apps.delivery import dispatch, doorbell, selectors, sweep
 from apps.delivery.outcomes import claim_deliveries
 from apps.delivery.selectors import heartbeat_ages, queue_ages
 from apps.delivery.statuses import Status
+from tests.clients.factories import make_client
 from tests.delivery.factories import accept, reload
 from tests.preferences.factories import RecipientFactory
 
 pytestmark = pytest.mark.django_db
 
 
-def take_messages(queue):
-    """The delivery ids of every doorbell in a queue, which is emptied."""
-    ids = []
-    with current_app.connection_for_read() as broker:
-        redis = broker.default_channel.client
-        while raw := redis.rpop(queue):
-            args, _, _ = json.loads(b64decode(json.loads(raw)["body"]))
-            ids.append(args[0] if args else None)
-    return ids
+@pytest.fixture
+def take_messages(broker):
+    """Takes the delivery ids of every doorbell in a queue, which is emptied."""
+    return broker.take
 
 
 def shift(column, seconds):
@@ -38,7 +32,7 @@ def recipient():
     return RecipientFactory()
 
 
-def test_lost_doorbell_is_rung_again_once(client_row, recipient):
+def test_lost_doorbell_is_rung_again_once(client_row, recipient, take_messages):
     (delivery,) = accept(client_row.id, recipient.user_id)
     take_messages("notif.sms.high")
     assert sweep.sweep() == 0
@@ -48,7 +42,7 @@ def test_lost_doorbell_is_rung_again_once(client_row, recipient):
     assert sweep.sweep() == 0
 
 
-def test_rows_are_rung_in_one_message_per_queue(client_row, recipient):
+def test_rows_are_rung_in_one_message_per_queue(client_row, recipient, take_messages):
     expected = {}
     for channel in Channel:
         for lane in Lane:
@@ -65,7 +59,7 @@ def test_rows_are_rung_in_one_message_per_queue(client_row, recipient):
         assert sorted(rung) == sorted(ids)
 
 
-def test_row_of_a_dead_worker_is_rung_when_its_lease_is_over(client_row, recipient):
+def test_row_of_a_dead_worker_is_rung_when_its_lease_is_over(client_row, recipient, take_messages):
     (delivery,) = accept(client_row.id, recipient.user_id)
     claim_deliveries([delivery.id], lease_s=30)
     take_messages("notif.sms.high")
@@ -84,7 +78,7 @@ def test_finished_row_is_never_rung(client_row, recipient, wire):
     assert sweep.sweep() == 0
 
 
-def test_rows_stay_due_while_the_broker_is_away(client_row, recipient, monkeypatch):
+def test_rows_stay_due_while_the_broker_is_away(client_row, recipient, monkeypatch, take_messages):
     (delivery,) = accept(client_row.id, recipient.user_id)
     shift("ring_at", 60)
     monkeypatch.setattr(doorbell, "_publish", lambda *args: False)  # what it answers when the broker is away
@@ -96,7 +90,7 @@ def test_rows_stay_due_while_the_broker_is_away(client_row, recipient, monkeypat
 
 
 @pytest.mark.django_db(transaction=True)
-def test_two_sweeps_at_once_ring_once(client_row):
+def test_two_sweeps_at_once_ring_once(client_row, take_messages):
     recipient = RecipientFactory()
     ids = [str(accept(client_row.id, recipient.user_id)[0].id) for _ in range(50)]
     take_messages("notif.sms.high")
@@ -130,8 +124,8 @@ def test_ages_tell_how_long_work_waits(client_row, recipient):
     assert heartbeat_ages("sweep")[()] < 60
 
 
-def test_full_queue_is_not_rung_any_fuller(client_row, recipient, monkeypatch):
-    monkeypatch.setattr(sweep, "MAX_DOORBELLS", 3)
+def test_full_queue_is_not_rung_any_fuller(client_row, recipient, monkeypatch, take_messages):
+    monkeypatch.setattr(sweep, "MAX_DOORBELLS", {Lane.HIGH: 3, Lane.BULK: 3})
     for _ in range(5):
         accept(client_row.id, recipient.user_id)
     shift("ring_at", 60)
@@ -140,8 +134,8 @@ def test_full_queue_is_not_rung_any_fuller(client_row, recipient, monkeypatch):
     assert sweep.sweep() == 5
 
 
-def test_full_queue_of_one_channel_does_not_keep_another_waiting(client_row, recipient, monkeypatch):
-    monkeypatch.setattr(sweep, "MAX_DOORBELLS", 3)
+def test_full_queue_of_one_channel_does_not_keep_another_waiting(client_row, recipient, monkeypatch, take_messages):
+    monkeypatch.setattr(sweep, "MAX_DOORBELLS", {Lane.HIGH: 3, Lane.BULK: 3})
     for _ in range(5):
         accept(client_row.id, recipient.user_id)
     accept(client_row.id, recipient.user_id, channels=(Channel.PUSH,))
@@ -151,14 +145,108 @@ def test_full_queue_of_one_channel_does_not_keep_another_waiting(client_row, rec
     assert len(take_messages("notif.push.high")) == 1
 
 
+def plan_of(query, parameters):
+    with connection.cursor() as cursor:
+        cursor.execute("SET LOCAL enable_seqscan = off")  # the test's tables are too small for an index to pay
+        cursor.execute(f"EXPLAIN {query}", parameters)
+        return "\n".join(row[0] for row in cursor.fetchall())
+
+
 def test_sweep_reads_its_index_and_nothing_else(client_row, recipient):
     """However many rows are done or belong to other queues, a sweep touches only what is due in its own."""
     accept(client_row.id, recipient.user_id)
-    parameters = {"lane": 1, "channel": 2, "limit": 10, "again_s": 30.0}
+    finding = plan_of(selectors._DUE_CLIENTS, {})
+    assert "Seq Scan on delivery" not in finding
+    assert "Index Cond: (ROW(lane, channel, client_id) > ROW(head" in finding
+    assert "Sort  " not in finding
+    locking = plan_of(sweep._LOCK, {"lane": 1, "channel": 2, "clients": [1], "shares": [10]})
+    assert "Seq Scan on delivery" not in locking
+    assert "Sort  " not in locking  # the index gives them in order
+    assert (
+        "Index Cond: ((lane = 1) AND (channel = 2) AND (client_id = share.client_id) AND (ring_at <= now()))" in locking
+    )
+
+
+def accept_many(client, n, **changes):
+    recipient = RecipientFactory()
+    return [str(accept(client.id, recipient.user_id, **changes)[0].id) for _ in range(n)]
+
+
+def test_nobody_waits_behind_the_mountain_of_another(client_row, monkeypatch, take_messages):
+    monkeypatch.setattr(sweep, "DOORBELL_SIZE", 4)
+    monkeypatch.setattr(sweep, "MAX_DOORBELLS", {Lane.HIGH: 2, Lane.BULK: 2})
+    accept_many(client_row, 20)
+    few = accept_many(make_client(), 3)
+    take_messages("notif.sms.high")
+    shift("ring_at", 60)
+    assert sweep.sweep() == 8
+    rung = take_messages("notif.sms.high")
+    first = [one for message in rung[:1] for one in message]
+    assert len(set(first) & set(few)) == 2  # half of the first batch of four
+    assert set(few) <= {one for message in rung for one in message}  # and the rest of theirs with the next
+
+
+def test_room_is_shared_by_weight(client_row, monkeypatch, take_messages):
+    monkeypatch.setattr(sweep, "DOORBELL_SIZE", 12)
+    monkeypatch.setattr(sweep, "MAX_DOORBELLS", {Lane.HIGH: 1, Lane.BULK: 1})
+    heavy = make_client()
+    Client.objects.filter(id=heavy.id).update(weight=3)
+    light, weighty = set(accept_many(client_row, 12)), set(accept_many(heavy, 12))
+    take_messages("notif.sms.high")
+    shift("ring_at", 60)
+    assert sweep.sweep() == 12
+    rung = {one for message in take_messages("notif.sms.high") for one in message}
+    assert (len(rung & light), len(rung & weighty)) == (3, 9)
+
+
+def test_what_one_leaves_of_its_share_is_for_the_others(client_row, monkeypatch, take_messages):
+    monkeypatch.setattr(sweep, "DOORBELL_SIZE", 12)
+    monkeypatch.setattr(sweep, "MAX_DOORBELLS", {Lane.HIGH: 1, Lane.BULK: 1})
+    accept_many(make_client(), 1)
+    accept_many(client_row, 20)
+    take_messages("notif.sms.high")
+    shift("ring_at", 60)
+    assert sweep.sweep() == 12
+
+
+def test_oldest_rows_of_a_client_come_first(client_row, monkeypatch, take_messages):
+    monkeypatch.setattr(sweep, "DOORBELL_SIZE", 2)
+    monkeypatch.setattr(sweep, "MAX_DOORBELLS", {Lane.HIGH: 1, Lane.BULK: 1})
+    ids = accept_many(client_row, 5)
+    take_messages("notif.sms.high")
     with connection.cursor() as cursor:
-        cursor.execute("SET LOCAL enable_seqscan = off")  # the test's tables are too small for an index to pay
-        cursor.execute(f"EXPLAIN {sweep._STAMP}", parameters)
-        plan = "\n".join(row[0] for row in cursor.fetchall())
-    assert "Seq Scan" not in plan
-    assert "delivery_20" in plan
-    assert "Index Cond: ((lane = 1) AND (channel = 2) AND (ring_at <= now()))" in plan
+        for age, one in enumerate(ids):
+            cursor.execute(
+                "UPDATE delivery SET ring_at = now() - make_interval(secs => %s) WHERE id = %s", [10 + age, one]
+            )
+    sweep.sweep()
+    assert take_messages("notif.sms.high") == [[ids[4], ids[3]]]
+
+
+def test_high_lane_is_swept_first(client_row, recipient, monkeypatch):
+    order = []
+    monkeypatch.setattr(sweep, "ring_deliveries", lambda rows: order.append({lane for _, _, lane in rows}) or True)
+    accept(client_row.id, recipient.user_id, lane=Lane.BULK, channels=(Channel.PUSH,))
+    accept(client_row.id, recipient.user_id, lane=Lane.HIGH)
+    shift("ring_at", 60)
+    sweep.sweep()
+    assert order == [{Lane.HIGH}, {Lane.BULK}]
+
+
+def test_nothing_is_stamped_for_a_broker_that_is_away(client_row, recipient, monkeypatch):
+    (delivery,) = accept(client_row.id, recipient.user_id)
+    shift("ring_at", 60)
+    before = reload(delivery).ring_at
+    monkeypatch.setattr(sweep, "queue_depth", lambda queue: None)  # what it answers when the broker is away
+    assert sweep.sweep() == 0
+    assert reload(delivery).ring_at == before
+
+
+def test_a_failed_ring_keeps_who_waited_longest_first(client_row, recipient, monkeypatch):
+    (delivery,) = accept(client_row.id, recipient.user_id)
+    shift("ring_at", 60)
+    shift("next_attempt_at", 600)
+    monkeypatch.setattr(doorbell, "_publish", lambda *args: False)  # what it answers when the broker refuses
+    sweep.sweep()
+    row = reload(delivery)
+    assert row.ring_at == row.next_attempt_at

@@ -17,7 +17,8 @@ PARENT = """
 import sys, time
 from pathlib import Path
 from notify_project.local.processes import spawn
-print(spawn([sys.executable, "-c", "import time; time.sleep(60)"], log=Path(sys.argv[1])).pid, flush=True)
+child = "import time; print('up', flush=True); time.sleep(60)"
+print(spawn([sys.executable, "-c", child], log=Path(sys.argv[1])).pid, flush=True)
 time.sleep(60)
 """
 
@@ -53,6 +54,7 @@ def test_stop_takes_the_processes_that_the_process_started(log):
 def test_child_dies_with_a_killed_parent(log):
     parent = subprocess.Popen([sys.executable, "-c", PARENT, str(log)], stdout=subprocess.PIPE, text=True)
     child = psutil.Process(int(parent.stdout.readline()))
+    wait_for(lambda: "up" in log.read_text())  # before that its wish to die with the parent may not be known yet
     parent.kill()
     parent.wait()
     parent.stdout.close()

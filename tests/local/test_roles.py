@@ -35,7 +35,7 @@ def expected_commands(*, host: str, schedule: Path) -> dict[str, list[str]]:
         roles.FLOWER: roles.flower_command(host=host, port=5555),
     }
     for role in roles.WORKER_ROLES:
-        commands[role] = roles.worker_command(role, instance=role, threads=roles.Counts().worker_threads)
+        commands[role] = roles.worker_command(role, instance=role, threads=roles.Counts().threads_of(role))
     return commands
 
 
@@ -70,17 +70,16 @@ def test_compose_runs_the_same_commands():
     assert commands == expected_commands(host="0.0.0.0", schedule=Path("/var/lib/notify/schedule"))
 
 
-def test_compose_gives_web_the_same_settings_and_workers_none_of_them():
+def test_compose_gives_every_role_the_same_settings():
     services = load("compose.yaml")["services"]
-    assert roles.WEB_SETTINGS.items() <= services[roles.WEB]["environment"].items()
-    for role in roles.WORKER_ROLES:
-        assert not roles.WEB_SETTINGS.keys() & services[role]["environment"].keys()
+    for role, settings in roles.SETTINGS.items():
+        assert settings.items() <= services[role]["environment"].items()
 
 
 def test_compose_health_checks_ask_the_worker_they_belong_to():
     services = load("compose.yaml")["services"]
     for role in roles.WORKER_ROLES:
-        assert f"--destination={roles.node_name(role)}@" in services[role]["healthcheck"]["test"][1]
+        assert services[role]["healthcheck"]["test"][1:] == ["python", "-m", "apps.liveness", roles.node_name(role)]
 
 
 def test_compose_names_every_setting_without_a_default():

@@ -23,7 +23,11 @@ TERMINAL_TIMEOUT_S = 60.0  # a doorbell lost with the broker is rung again withi
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory):
-    options = StackOptions(data_dir=tmp_path_factory.mktemp("stack"), counts=roles.Counts(high=2))
+    options = StackOptions(
+        data_dir=tmp_path_factory.mktemp("stack"),
+        counts=roles.Counts(high=2),
+        role_settings={roles.HIGH: {"ONLY": "high"}, "worker-high-2": {"ONLY": "second"}},
+    )
     with Stack(options) as stack:
         yield stack
 
@@ -60,6 +64,12 @@ def test_every_role_runs(stack):
         **dict.fromkeys((*roles.STORE_ROLES, *roles.OPTIONAL_ROLES), 1),
         roles.HIGH: 2,
     }
+
+
+def test_role_settings_reach_their_processes_alone(stack):
+    pids = stack.pids()
+    values = [psutil.Process(pid).environ().get("ONLY") for pid in (*pids[roles.HIGH], *pids[roles.BULK])]
+    assert values == ["high", "second", None]
 
 
 def test_killed_workers_come_back_and_deliver(stack):

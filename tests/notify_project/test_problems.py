@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from django.test import Client
 
-from notify_project.problems import KINDS
+from apps.problems import KINDS
 
 pytestmark = pytest.mark.urls("tests.notify_project.urls")
 

@@ -8,7 +8,7 @@ from django.core.management import call_command
 from django.test import Client
 
 from apps.clients.scopes import ALL_SCOPES
-from notify_project.problems import KINDS
+from apps.problems import KINDS
 
 METHODS = {"get", "post", "put", "patch", "delete"}
 

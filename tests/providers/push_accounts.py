@@ -1,12 +1,12 @@
 """APNs and VAPID accounts that never existed, and a browser's subscription."""
 
 import json
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from msgspec.structs import replace
 
 from apps.providers import es256
 from apps.providers.adapters.apns import ApnsAdapter

@@ -1,11 +1,11 @@
 """What every adapter promises, whatever its provider."""
 
 import string
-from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from apps.providers.base import Adapter
 from apps.providers.errors import (

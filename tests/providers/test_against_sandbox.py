@@ -3,13 +3,13 @@
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
 import pytest
 from django_redis import get_redis_connection
+from msgspec.structs import replace
 from pytest_django.fixtures import Settings
 
 from apps.providers import tokens, transport

@@ -1,9 +1,14 @@
 import json
 from typing import Any
 from urllib.parse import parse_qs
+from uuid import UUID
 
 import jwt
+import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from apps.providers.acks import compute_ack
 from apps.providers.adapters.fcm import FcmAdapter
@@ -299,3 +304,51 @@ class TestServiceAccount:
     def test_an_unknown_address_field_is_named(self):
         with pytest.raises(ConfigurationError, match="address_field"):
             FcmAdapter("fcm", fcm_options(address_field="topic"))
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
+KEYS = st.sampled_from(["a", "b-1", "notify_ack", "notify_delivery_id", 'quote"', "back\\slash"])
+
+
+@given(
+    title=TEXT,
+    body=TEXT,
+    data=st.dictionaries(KEYS, TEXT, max_size=4),
+    address=st.text("abcXYZ09:_-\"\\'{}%,", min_size=1, max_size=40),
+    ack=st.none() | st.just("A-_z09" * 3),
+    ttl_s=st.none() | st.integers(0, 10**7),
+    badge=st.none() | st.integers(0, 9),
+)
+def test_body_put_together_from_parts_is_the_json_of_the_whole(
+    adapter: FcmAdapter,
+    title: str,
+    body: str,
+    data: dict[str, str],
+    address: str,
+    ack: str | None,
+    ttl_s: int | None,
+    badge: int | None,
+) -> None:
+    """Two messages with the same words share all but what is theirs."""
+    first = Message(str(UUID(int=7)), address, title, body, data, ttl_s=ttl_s, badge=badge, ack=ack, is_high=True)
+    second = Message(str(UUID(int=8)), "other", title, body, data, ttl_s=ttl_s, badge=badge, ack="x", is_high=True)
+    requests = adapter.build([first, second], CONTEXT)
+    for push, request in zip((first, second), requests, strict=True):
+        written = json.loads(request.body)["message"]
+        assert written["token"] == push.address
+        assert written["notification"] == {"title": title, "body": body}
+        assert written["data"] == {
+            **data, "notify_delivery_id": push.delivery_id, "notify_ack": push.ack or ""
+        }  # fmt: skip
+        assert set(written) == {"token", "notification", "data", "android", "apns", "webpush"}
+
+
+@pytest.mark.parametrize("over", [0, 1])
+def test_size_of_the_payload_is_counted_to_the_byte(adapter: FcmAdapter, over: int) -> None:
+    push = Message(str(UUID(int=7)), "token", "", "", {"key": 'ä"\\'}, ack="x" * 22)
+    [request] = adapter.build([push], CONTEXT)
+    written = json.loads(request.body)["message"]
+    payload = orjson.dumps({"notification": written["notification"], "data": written["data"]})
+    filler = "b" * (4_096 - len(payload) + over)
+    [request] = adapter.build([replace(push, body=filler)], CONTEXT)
+    assert (request.rejected is None) is (over == 0)

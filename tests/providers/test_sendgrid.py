@@ -1,11 +1,11 @@
 import json
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from msgspec.structs import replace
 
 from apps.providers.adapters.sendgrid import SendGridAdapter
 from apps.providers.errors import (

@@ -1,11 +1,11 @@
 """Telnyx: what is particular to it. What every adapter promises is in the contract suite."""
 
 import json
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from apps.providers.errors import (
     ConfigurationError,

@@ -17,7 +17,9 @@ from apps.delivery.answers import DeadLetterPage, Replay, describe_dead_letter
 from apps.delivery.api.paging import read_dead_letter_page
 from apps.delivery.api.requests import DeadLetterFilterBody, ReplayBody, decode_body, to_utc
 from apps.delivery.api.schemas import schema_of
+from apps.delivery.broadcasts.selectors import select_ids_by_number
 from apps.delivery.dead_letters import DeadLetterFilter
+from apps.delivery.ids import broadcast_number_of
 from apps.delivery.statuses import Reason
 from apps.problems import invalid_field
 from apps.providers.registry import get_provider
@@ -51,8 +53,10 @@ class DeadLettersView(APIView):
         wanted = _to_filter(request, decode_body(fields, DeadLetterFilterBody), "")
         wanted = replace(wanted, before=cursor)
         rows = dead_letters.select_dead_letters(wanted, limit=limit + 1)
+        broadcasts = select_ids_by_number({broadcast_number_of(row.id) for row in rows})
         page = DeadLetterPage(
-            [describe_dead_letter(row) for row in rows[:limit]], str(rows[limit - 1].id) if len(rows) > limit else None
+            [describe_dead_letter(row, broadcasts) for row in rows[:limit]],
+            str(rows[limit - 1].id) if len(rows) > limit else None,
         )
         return Response(msgspec.to_builtins(page))
 

@@ -14,6 +14,7 @@ from apps.problems import invalid_field
 LIMIT_DEFAULT = 20
 LIMIT_MAX = 100
 _Word = TypeVar("_Word", Status, Channel)
+_Value = TypeVar("_Value")
 _NAMES = ("user_id", "type", "status", "channel", "since", "until", "limit", "cursor")
 
 
@@ -40,6 +41,20 @@ def read_dead_letter_page(parameters: Mapping[str, str]) -> tuple[dict[str, str]
     _check_names(parameters, (*fields, "limit", "cursor"))
     chosen = {name: value for name, value in parameters.items() if name in fields}
     return chosen, _limit(parameters.get("limit")), _cursor(parameters.get("cursor"))
+
+
+def read_page(parameters: Mapping[str, str], names: Sequence[str]) -> tuple[int, UUID | None]:
+    """Limit and cursor of a list that can also be filtered by ``names``; raises a 422 ``Problem``."""
+    _check_names(parameters, (*names, "limit", "cursor"))
+    return _limit(parameters.get("limit")), _cursor(parameters.get("cursor"))
+
+
+def read_word(parameters: Mapping[str, str], name: str, words: Mapping[str, _Value]) -> _Value | None:
+    """What the word of the parameter ``name`` stands for; ``None`` if it is not given."""
+    text = parameters.get(name)
+    if text is not None and text not in words:
+        _refuse(name, "one of " + ", ".join(words))
+    return None if text is None else words[text]
 
 
 def _check_names(parameters: Mapping[str, str], names: Sequence[str]) -> None:

@@ -9,10 +9,13 @@ import msgspec
 from msgspec import Meta
 
 from apps.delivery.content import Body, Data, EmailContent, PushContent, SmsContent, Title
+from apps.delivery.templating.resolving import Context, TemplateReference
 from apps.problems import FieldError, Problem, invalid_field
 
 UserId = Annotated[str, Meta(min_length=1, max_length=128, description="Your name for the person.")]
 Moment = Annotated[datetime, Meta(tz=True, description="RFC 3339 with an offset, e.g. 2026-11-22T18:30:00+01:00.")]
+IDEMPOTENCY_KEY_MAX = 255
+BATCH_ITEMS_MAX = 1_000
 ChannelName = Literal["push", "sms", "email"]
 
 
@@ -29,7 +32,8 @@ class ContentBody(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class NotificationBody(msgspec.Struct, forbid_unknown_fields=True):
-    """The body of `POST /v1/notifications`."""
+    """The body of `POST /v1/notifications`. Its words are in `content`, or they are a `template`'s, filled in from
+    `context`."""
 
     user_id: UserId
     type: Annotated[
@@ -41,7 +45,9 @@ class NotificationBody(msgspec.Struct, forbid_unknown_fields=True):
         ),
     ]
     priority: Annotated[Literal["high", "bulk"], Meta(description="The lane it travels in.")]
-    content: ContentBody
+    content: ContentBody | None = None
+    template: TemplateReference | None = None
+    context: Context = {}
     category: Annotated[str, Meta(max_length=64, pattern=r"^[a-z0-9_.-]*\Z")] = ""
     channels: (
         Annotated[
@@ -56,6 +62,42 @@ class NotificationBody(msgspec.Struct, forbid_unknown_fields=True):
     expires_at: Moment | None = None
     trace_id: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}\Z")] | None = None
     dry_run: bool = False
+    ordering_key: (
+        Annotated[
+            str,
+            Meta(
+                min_length=1,
+                max_length=128,
+                pattern=r"^[\x21-\x7e]+\Z",
+                description="What you send one person under one key arrives at each channel's provider in the order in "
+                "which it was accepted, one at a time. What was accepted at the same time has no order.",
+            ),
+        ]
+        | None
+    ) = None
+
+    def __post_init__(self) -> None:
+        if self.template is None and self.content is None:
+            raise ValueError("Object missing required field `content`")
+        if self.template is not None and self.content is not None:
+            raise ValueError("give either content or a template")
+        if self.template is None and self.context:
+            raise ValueError("Object missing required field `template`")
+
+
+class BatchItemBody(NotificationBody, kw_only=True):
+    """One notification of a batch; `idempotency_key` is what the header `X-Idempotency-Key` is for a single one."""
+
+    idempotency_key: Annotated[
+        str,
+        Meta(min_length=1, max_length=IDEMPOTENCY_KEY_MAX, pattern=r"^[\x21-\x7e]+\Z", description="Unique per item."),
+    ]
+
+
+class BatchBody(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of `POST /v1/notifications/batch`."""
+
+    items: Annotated[list[BatchItemBody], Meta(min_length=1, max_length=BATCH_ITEMS_MAX)]
 
 
 class DeadLetterFilterBody(msgspec.Struct, forbid_unknown_fields=True):

@@ -16,7 +16,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from apps.channels import CHANNEL_LABELS, Channel, Lane
+from apps.channels import CHANNEL_LABELS
 from apps.clients.models import Client
 from apps.delivery import intake
 from apps.delivery.answers import (
@@ -26,10 +26,11 @@ from apps.delivery.answers import (
     NotificationPage,
     describe_notification,
 )
+from apps.delivery.api.idempotency import idempotency_parameter, read_idempotency_key
 from apps.delivery.api.paging import read_filter
-from apps.delivery.api.requests import NotificationBody, decode_body, to_utc
+from apps.delivery.api.placing import to_order
+from apps.delivery.api.requests import NotificationBody, decode_body
 from apps.delivery.api.schemas import schema_of
-from apps.delivery.content import Content
 from apps.delivery.models import Notification
 from apps.delivery.outcomes import cancel_deliveries
 from apps.delivery.receipts import take_webhook
@@ -42,17 +43,10 @@ from apps.delivery.selectors import (
     select_notification_page,
 )
 from apps.delivery.statuses import STATUS_LABELS
-from apps.problems import Problem, invalid_field
-from apps.providers.adapters.fcm import RESERVED_DATA_KEYS, RESERVED_DATA_PREFIXES
+from apps.problems import Problem
 from apps.providers.errors import ForgedReceipt, MalformedReceipt, VerificationUnavailable
 from apps.providers.messages import WebhookCall
 from apps.trace import adopt_trace, current_trace_id
-
-IDEMPOTENCY_HEADER = "X-Idempotency-Key"
-IDEMPOTENCY_KEY_MAX = 255
-# What FCM reserves, and what is ours.
-RESERVED_DATA_NAMES = frozenset({*RESERVED_DATA_KEYS, "collapse_key"})
-RESERVED_DATA_STARTS = (*RESERVED_DATA_PREFIXES, "notify_")
 
 _EXAMPLE = OpenApiExample(
     "A one-time password",
@@ -76,17 +70,7 @@ class NotificationsView(APIView):
         operation_id="create_notification",
         summary="Send a notification to a person",
         tags=["notifications"],
-        parameters=[
-            OpenApiParameter(
-                IDEMPOTENCY_HEADER,
-                {"type": "string", "minLength": 1, "maxLength": IDEMPOTENCY_KEY_MAX, "pattern": "^[\\x21-\\x7e]+$"},
-                OpenApiParameter.HEADER,
-                required=True,
-                description="Yours to choose, unique per notification, e.g. a UUID. Repeating a request with the same "
-                "key and body answers what was answered before, and sends nothing twice. Kept for "
-                f"{settings.IDEMPOTENCY_RETENTION_DAYS} days.",
-            ),
-        ],
+        parameters=[idempotency_parameter("notification")],
         request={"application/json": schema_of(NotificationBody)},
         responses={
             202: OpenApiResponse(schema_of(AcceptedNotification), "Accepted: it will not be lost."),
@@ -95,10 +79,11 @@ class NotificationsView(APIView):
         examples=[_EXAMPLE],
     )
     def post(self, request: Request) -> HttpResponse:
-        key = _idempotency_key(request)
+        key = read_idempotency_key(request, "notification")
         body = decode_body(request.data, NotificationBody)
         adopt_trace(body.trace_id)
-        answer = intake.accept(_to_order(request, body, key), now=datetime.now(UTC))
+        order = to_order(_client_id(request), key, request.data, body, current_trace_id())
+        answer = intake.accept(order, now=datetime.now(UTC))
         response = HttpResponse(answer.body, content_type="application/json", status=200 if body.dry_run else 202)
         if answer.is_replay:
             response["Idempotency-Replayed"] = "true"
@@ -234,63 +219,3 @@ def _own_notification(request: Request, notification_id: UUID) -> Notification:
     if notification is None:
         raise Problem(404, "not-found", "you have no notification with this id")
     return notification
-
-
-def _idempotency_key(request: Request) -> str:
-    key = request.headers.get(IDEMPOTENCY_HEADER)
-    if not key:
-        raise Problem(
-            400,
-            "idempotency-key-missing",
-            f"the header {IDEMPOTENCY_HEADER} is required; choose a key of your own per notification, e.g. a UUID",
-        )
-    if len(key) > IDEMPOTENCY_KEY_MAX or not all("!" <= character <= "~" for character in key):
-        raise Problem(
-            400,
-            "idempotency-key-invalid",
-            f"the header {IDEMPOTENCY_HEADER} takes 1 to {IDEMPOTENCY_KEY_MAX} visible ASCII characters",
-        )
-    return key
-
-
-def _to_order(request: Request, body: NotificationBody, key: str) -> intake.Order:
-    _check_data(body.data, "/data")
-    _check_data(body.content.push.data, "/content/push/data")
-    return intake.Order(
-        client_id=_client_id(request),
-        idempotency_key=key,
-        fingerprint=intake.fingerprint_of(request.data),
-        user_id=body.user_id,
-        type=body.type,
-        category=body.category,
-        lane=Lane.from_label(body.priority),
-        content=Content(
-            title=body.content.title,
-            body=body.content.body,
-            html=body.content.html,
-            data=body.data,
-            collapse_key=body.collapse_key,
-            push=body.content.push,
-            sms=body.content.sms,
-            email=body.content.email,
-        ),
-        trace_id=current_trace_id(),
-        channels=_channels(body),
-        send_at=to_utc(body.send_at, "/send_at"),
-        expires_at=to_utc(body.expires_at, "/expires_at"),
-        is_dry_run=body.dry_run,
-    )
-
-
-def _channels(body: NotificationBody) -> tuple[Channel, ...] | None:
-    """The channels asked for, each once; a type named like a channel chooses that one."""
-    if body.channels is not None:
-        return tuple(dict.fromkeys(Channel.from_label(label) for label in body.channels))
-    return (Channel.from_label(body.type),) if body.type in CHANNEL_LABELS else None
-
-
-def _check_data(data: dict[str, str], pointer: str) -> None:
-    # Keys that FCM reserves: https://firebase.google.com/docs/reference/fcm/rest/v1/projects.messages (data)
-    for name in data:
-        if name in RESERVED_DATA_NAMES or name.startswith(RESERVED_DATA_STARTS):
-            raise invalid_field(f"{pointer}/{name}", "this name is reserved; choose another")

@@ -21,6 +21,11 @@ def data_of(message: Message) -> dict[str, str]:
     return {**message.data, DELIVERY_ID_KEY: message.delivery_id, ACK_KEY: message.ack or ""}
 
 
+def shared_data_of(message: Message) -> dict[str, str]:
+    """The caller's data without what is the device's own."""
+    return {key: value for key, value in message.data.items() if key not in (DELIVERY_ID_KEY, ACK_KEY)}
+
+
 def verify(call: WebhookCall, ack_key: str) -> None:
     """The acknowledgement must carry the HMAC that only the push itself held, or ``ForgedReceipt``. It has no time of
     its own to go stale by: saying twice that a push arrived changes nothing."""

@@ -5,7 +5,7 @@ https://firebase.google.com/docs/reference/fcm/rest/v1/ErrorCode
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, ClassVar
 
@@ -47,6 +47,8 @@ RESERVED_DATA_PREFIXES = ("google", "gcm")
 _PROJECT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:-]{0,62}")
 _FCM_ERROR = "type.googleapis.com/google.firebase.fcm.v1.FcmError"
 _BAD_REQUEST = "type.googleapis.com/google.rpc.BadRequest"
+_DELIVERY_ID_KEY = orjson.dumps(acknowledgements.DELIVERY_ID_KEY)
+_ACK_KEY = orjson.dumps(acknowledgements.ACK_KEY)
 
 
 class FcmAdapter:
@@ -76,46 +78,49 @@ class FcmAdapter:
     def build(self, messages: Sequence[Message], context: BuildContext) -> list[ProviderRequest]:
         # One request each: the batch endpoint was shut down in June 2024, HTTP/2 takes its place.
         headers = (("Authorization", f"Bearer {context.access_token}"), ("Content-Type", "application/json"))
+        frames: dict[Hashable, _Frame | ProviderError] = {}
         requests = []
         for message in messages:
-            problem = self._find_problem(message)
-            if problem is not None:
-                requests.append(answers.reject(self.alias, message, problem))
-                continue
-            notification = {"title": message.title, "body": message.body}
-            data = acknowledgements.data_of(message)
-            if len(orjson.dumps({"notification": notification, "data": data})) > MAX_PAYLOAD_BYTES:
-                too_large = UnsupportedFeature(self.alias, "payload_too_large", f"over {MAX_PAYLOAD_BYTES} bytes")
-                requests.append(answers.reject(self.alias, message, too_large))
-                continue
-            body = {
-                self._address_field: message.address,
-                "notification": notification,
-                "data": data,
-                **_platform_options(message, context.now),
-            }
-            requests.append(ProviderRequest((message,), self._url, "POST", headers, orjson.dumps({"message": body})))
+            same = (message.title, message.body, id(message.data), message.badge, message.sound)
+            key = (same, message.collapse_key, message.is_high, message.ttl_s)
+            frame = frames.get(key)
+            if frame is None:
+                frame = frames[key] = self._frame(message, context.now)
+            requests.append(self._request(message, frame, headers))
         return requests
 
-    def _find_problem(self, message: Message) -> ProviderError | None:
+    def _request(
+        self, message: Message, frame: "_Frame | ProviderError", headers: tuple[tuple[str, str], ...]
+    ) -> ProviderRequest:
         address = message.address
         if not (0 < len(address) <= answers.MAX_ADDRESS_LENGTH and answers.is_clean(address) and " " not in address):
-            return InvalidRecipient(self.alias, "malformed_token", "not a registration token")
+            problem = InvalidRecipient(self.alias, "malformed_token", "not a registration token")
+            return answers.reject(self.alias, message, problem)
+        if isinstance(frame, ProviderError):
+            return answers.reject(self.alias, message, frame)
+        body, size = frame.fill(message)
+        if size > MAX_PAYLOAD_BYTES:
+            too_large = UnsupportedFeature(self.alias, "payload_too_large", f"over {MAX_PAYLOAD_BYTES} bytes")
+            return answers.reject(self.alias, message, too_large)
+        return ProviderRequest((message,), self._url, "POST", headers, body)
+
+    def _frame(self, message: Message, now: datetime) -> "_Frame | ProviderError":
+        """The JSON of all messages that say the same as ``message``, or why there is none."""
         problem = push_content.find_problem(self.alias, message)
         if problem is None and any(
             key in RESERVED_DATA_KEYS or key.startswith(RESERVED_DATA_PREFIXES) for key in message.data
         ):
             return UnsupportedFeature(self.alias, "reserved_data_key", "FCM keeps this data key to itself")
-        return problem
+        return problem or _Frame(message, self._address_field, now)
 
     def parse(self, request: ProviderRequest, response: ProviderResponse | TransportFailure) -> list[Result]:
         if isinstance(response, TransportFailure):
             error = answers.failure_error(self.alias, response)
             return answers.same_for_all(request, response, error=error)
-        answer = answers.read_object(response.body)
         if response.status != 200:
-            return answers.same_for_all(request, response, error=self._read_error(response, answer))
-        name = answers.as_message_id(answer.get("name"))
+            error = self._read_error(response, answers.read_object(response.body))
+            return answers.same_for_all(request, response, error=error)
+        name = answers.as_message_id(_read_name(response.body))
         if name is None:
             unknown = OutcomeUnknown(self.alias, "no_message_name", "accepted without a message name")
             return answers.same_for_all(request, response, error=unknown)
@@ -172,6 +177,38 @@ class FcmAdapter:
 
     def parse_receipts(self, call: WebhookCall, now: datetime) -> list[Receipt]:
         return acknowledgements.parse(call, now)
+
+
+def _read_name(body: bytes) -> object:
+    try:
+        answer = orjson.loads(body)
+    except orjson.JSONDecodeError:  # the standard library's reads a little more
+        answer = answers.read_object(body)
+    return answer.get("name") if isinstance(answer, dict) else None
+
+
+class _Frame:
+    """The JSON of a push, written once for all who get it; token, delivery id and acknowledgement are filled in."""
+
+    __slots__ = ("_after", "_before", "_between", "_middle", "_size")
+
+    def __init__(self, message: Message, address_field: str, now: datetime) -> None:
+        notification = orjson.dumps({"title": message.title, "body": message.body})
+        shared = orjson.dumps(acknowledgements.shared_data_of(message))
+        data = shared[:-1] + b"," if len(shared) > len(b"{}") else b"{"
+        self._before = b'{"message":{%s:' % orjson.dumps(address_field)
+        self._middle = b',"notification":%s,"data":%s%s:' % (notification, data, _DELIVERY_ID_KEY)
+        self._between = b",%s:" % _ACK_KEY
+        self._after = b"},%s}" % orjson.dumps(_platform_options(message, now))[1:]
+        # {"notification": …, "data": {…}}: what the middle begins with is as long as what this begins with.
+        self._size = len(self._middle) + len(self._between) + len(b"}}")
+
+    def fill(self, message: Message) -> tuple[bytes, int]:
+        """The request's body, and how many bytes of it are payload: notification and data."""
+        delivery_id, ack = orjson.dumps(message.delivery_id), orjson.dumps(message.ack or "")
+        address = orjson.dumps(message.address)
+        body = b"".join((self._before, address, self._middle, delivery_id, self._between, ack, self._after))
+        return body, self._size + len(delivery_id) + len(ack)
 
 
 def _platform_options(message: Message, now: datetime) -> dict[str, Any]:

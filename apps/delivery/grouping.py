@@ -1,0 +1,120 @@
+"""Calls that are made at the same time share one run of the work (group commit): one of their threads does it for all.
+
+Alone, a call does its own work at once. While one is at it, others gather, and the first of them then does the work of
+all. Nobody waits long for a slow run: who has waited for ``patience_s`` goes ahead, with those who wait as well.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Generic, TypeVar
+
+import structlog
+from django.db.utils import OperationalError
+
+T = TypeVar("T")
+R = TypeVar("R")
+log = structlog.get_logger("notify.delivery.grouping")
+
+
+def alone_after_failure(
+    work: Callable[[Sequence[T]], Sequence[R | None]],
+) -> Callable[[Sequence[T]], Sequence[R | None]]:
+    """A ``work`` that gives None to each of several items where it would fail: they have to try alone, as it may have
+    been another's that went wrong. That the database is away is a failure of all."""
+
+    @wraps(work)
+    def run(items: Sequence[T]) -> Sequence[R | None]:
+        try:
+            return work(items)
+        except OperationalError:
+            raise
+        except Exception as error:
+            if len(items) == 1:
+                raise
+            log.error("group_failed", n=len(items), exc_info=error)
+            return [None] * len(items)
+
+    return run
+
+
+class _Ticket(Generic[T, R]):
+    __slots__ = ("error", "group", "is_done", "item", "results", "turn")
+
+    def __init__(self, item: T) -> None:
+        self.item = item
+        self.turn = threading.Event()  # its work is done, or its thread has to do that of ``group``
+        self.group: list[_Ticket[T, R]] = []
+        self.is_done = False
+        self.results: list[R] = []  # one, or none and the error
+        self.error: BaseException | None = None
+
+
+class Grouping(Generic[T, R]):
+    """Runs ``work`` on the items of all threads that call at the same time, at most ``max_size`` together. ``work``
+    returns a result for each item, in their order."""
+
+    def __init__(self, work: Callable[[Sequence[T]], Sequence[R]], *, max_size: int, patience_s: float) -> None:
+        self._work = work
+        self._max_size = max_size
+        self._patience_s = patience_s
+        self._lock = threading.Lock()
+        self._waiting: deque[_Ticket[T, R]] = deque()
+        self._running = 0
+
+    def run(self, item: T) -> R:
+        """The result for ``item``. What ``work`` raised is raised here too, for each of those who shared the run."""
+        ticket: _Ticket[T, R] = _Ticket(item)
+        with self._lock:
+            self._waiting.append(ticket)
+            is_first = not self._running
+            group = self._begin() if is_first else []
+        while not ticket.is_done:
+            self._lead(group or self._await_turn(ticket))
+            group = []
+        if ticket.error is not None:
+            raise ticket.error
+        return ticket.results[0]
+
+    def _begin(self) -> list[_Ticket[T, R]]:
+        self._running += 1
+        return self._gather()
+
+    def _gather(self) -> list[_Ticket[T, R]]:
+        return [self._waiting.popleft() for _ in range(min(len(self._waiting), self._max_size))]
+
+    def _await_turn(self, ticket: _Ticket[T, R]) -> list[_Ticket[T, R]]:
+        """Those whose work is the ticket's thread's to do; none if its own was done meanwhile."""
+        if not ticket.turn.wait(self._patience_s):
+            with self._lock:
+                if ticket in self._waiting:
+                    return self._begin()
+            ticket.turn.wait()
+        return ticket.group
+
+    def _lead(self, group: list[_Ticket[T, R]]) -> None:
+        if not group:
+            return
+        try:
+            results = self._work([ticket.item for ticket in group])
+            for ticket, result in zip(group, results, strict=True):
+                ticket.results.append(result)
+        except BaseException as error:
+            for ticket in group:
+                ticket.error = error
+        finally:
+            self._hand_over(group)
+
+    def _hand_over(self, group: list[_Ticket[T, R]]) -> None:
+        with self._lock:
+            following = self._gather()
+            if following:
+                following[0].group = following
+            else:
+                self._running -= 1
+        for ticket in group:
+            ticket.is_done = True
+            ticket.turn.set()
+        if following:
+            following[0].turn.set()
