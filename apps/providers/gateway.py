@@ -20,12 +20,13 @@ from apps.providers.errors import (
     TransientError,
     Unauthorized,
 )
+from apps.providers.limits import Limits
 from apps.providers.messages import BuildContext, Message, ProviderRequest, ProviderResponse, Result, TransportFailure
 from apps.providers.recent_errors import note_errors
 from apps.providers.registry import Provider
 from apps.providers.smtp_transport import SmtpTransport, smtp_transport
 from apps.providers.tokens import WAIT_FOR_OTHER_S, TokenUnavailableError, get_token, invalidate_token
-from apps.providers.transport import Limits, Transport, thread_transport
+from apps.providers.transport import Transport, thread_transport
 
 log = structlog.get_logger(__name__)
 

@@ -50,6 +50,9 @@ class BuildContext:
     access_token: str | None = None
 
 
+MAX_BODY_BYTES = 65_536  # of an answer
+
+
 class ProviderRequest(msgspec.Struct, frozen=True, gc=False):
     """One HTTP request and the messages it carries. ``headers`` are (name, value) pairs.
     A request with ``rejected`` set is never sent: the adapter already knows the answer
@@ -81,6 +84,9 @@ class TransportFailure(msgspec.Struct, frozen=True, gc=False):
     detail: str
     latency_s: float = 0.0
     was_started: bool = True
+
+
+Outcome = ProviderResponse | TransportFailure
 
 
 class Result(msgspec.Struct, frozen=True, gc=False):

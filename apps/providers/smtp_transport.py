@@ -20,8 +20,8 @@ from urllib.parse import urlsplit
 from django.conf import settings
 
 from apps.providers.authorities import ca_bundle
-from apps.providers.messages import ProviderRequest, ProviderResponse, TransportFailure
-from apps.providers.transport import Limits, Outcome
+from apps.providers.limits import Limits
+from apps.providers.messages import Outcome, ProviderRequest, ProviderResponse, TransportFailure
 
 CONNECTIONS = 8  # for one batch
 MESSAGES_PER_CONNECTION = 10  # below which another connection is not worth its handshake

@@ -1,209 +1,152 @@
-"""The one way to the providers' data plane: libcurl's multi interface, HTTP/2 multiplexed, TLS verified.
+"""The one way to the providers' data plane: HTTP/2 multiplexed where the server offers it, else HTTP/1.1; TLS verified.
 
-libcurl repeats a request on its own when a reused connection dies before the first byte of an answer
-(https://github.com/curl/curl/pull/18417): a second SMS to somebody if the provider had taken the first. Its
-pre-request callback runs right before each sending, so the second call for one request stops it. The same callback
-tells whether a request left at all, whatever went wrong afterwards.
+HTTP/2 is spoken by ``http2``, at a third of the CPU that libcurl takes for a small request (``make bench-transport``);
+HTTP/1.1 by libcurl.
 """
 
 import select
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from math import ceil
+from urllib.parse import urlsplit
 
-import pycurl
 from django.conf import settings
 
 from apps.providers.authorities import ca_bundle
-from apps.providers.messages import ProviderRequest, ProviderResponse, TransportFailure
+from apps.providers.curl_transport import CurlTransport
+from apps.providers.http2 import Connection, Refused
+from apps.providers.limits import Limits
+from apps.providers.messages import Outcome, ProviderRequest, TransportFailure
+from apps.providers.tls import ConnectError, client_context, connect
 
-MAX_BODY_BYTES = 65_536
-H2_IN_FLIGHT = 200
-H1_IN_FLIGHT = 16  # one connection each; also the first batch to a server not met before
-STREAMS_PER_CONNECTION = 100  # what most servers announce; a server's own lower limit wins
-IDLE_CONNECTIONS = 32
+IN_FLIGHT = 200  # to one origin, over HTTP/2
+CONNECTIONS = 4  # to one origin, where the server allows few streams on each
 MAX_SENDINGS = 3
-# Of many answers, all that arrive within this time are taken in one go: libcurl looks at every transfer each time.
-GATHER_S = 0.005
-CROWD = 32  # requests in flight
+MAX_IDLE_S = 90.0  # after which a firewall on the way may have forgotten a connection
 TRANSPORTS_PER_THREAD = 6  # one for each time-out in use
-USER_AGENT = "notify"
-Outcome = ProviderResponse | TransportFailure
+# Of many answers, all that arrive within this time are taken in one go.
+GATHER_S = 0.002
+CROWD = 32  # requests in flight
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """Seconds: to connect, for one request in all, and after which a call of ``send_all`` starts no more requests."""
+class _Task:
+    """A request's place in the call, its path, and which sending of it this is."""
 
-    connect_s: float = 1.0
-    total_s: float = 2.0
-    call_s: float = 8.0
-
-
-class _Headers(Mapping[str, str]):
-    """An answer's headers, read when somebody asks: of most answers the status and the body say it all."""
-
-    __slots__ = ("_lines", "_parsed")
-
-    def __init__(self, lines: Sequence[bytes]) -> None:
-        self._lines = lines
-        self._parsed: dict[str, str] | None = None
-
-    def _read(self) -> dict[str, str]:
-        if self._parsed is None:
-            headers: dict[str, str] = {}
-            for raw in self._lines:
-                line = raw.decode("latin-1")
-                name, colon, value = line.partition(":")
-                if line.startswith("HTTP/"):
-                    headers.clear()  # an interim (1xx) answer's are not the answer's
-                elif colon:
-                    headers[name.lower()] = value.strip()
-            self._parsed = headers
-        return self._parsed
-
-    def __getitem__(self, name: str) -> str:
-        return self._read()[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._read())
-
-    def __len__(self) -> int:
-        return len(self._read())
-
-    def __repr__(self) -> str:
-        return repr(self._read())
+    index: int
+    path: str
+    sending: int = 1
 
 
-class _Exchange:
-    """An easy handle, kept for the next request, and what it heard."""
+class _Line:
+    """The connections to one origin, and what of a call waits for them."""
 
-    def __init__(self, limits: Limits, ca_file: str, on_sending: Callable[["_Exchange"], None]) -> None:
-        self.index = 0
-        self.request: ProviderRequest | None = None
-        self.sendings = 0
-        self.size = 0
-        self.header_lines: list[bytes] = []
-        self.chunks: list[bytes] = []
-        self.trace: list[bytes] = []
-        self._on_sending = on_sending
-        self._head: tuple[str, str, tuple[tuple[str, str], ...]] | None = None  # what the handle is set to
-        self.easy = easy = pycurl.Curl()
-        easy.exchange = self
-        easy.setopt(pycurl.NOSIGNAL, 1)  # signals and threads do not mix
-        easy.setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTPS)
-        easy.setopt(pycurl.PROXY, "")  # an http_proxy left in the environment must not see tokens and addresses
-        easy.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_2TLS)
-        easy.setopt(pycurl.PIPEWAIT, 1)  # rather a stream of a connection under way than a connection more
-        easy.setopt(pycurl.SSL_VERIFYPEER, 1)
-        easy.setopt(pycurl.SSL_VERIFYHOST, 2)
-        easy.setopt(pycurl.SSLVERSION, pycurl.SSLVERSION_TLSv1_2)
-        easy.setopt(pycurl.CAINFO, ca_file)
-        easy.setopt(pycurl.CONNECTTIMEOUT_MS, int(limits.connect_s * 1000))
-        easy.setopt(pycurl.TIMEOUT_MS, int(limits.total_s * 1000))
-        easy.setopt(pycurl.USERAGENT, USER_AGENT)
-        easy.setopt(pycurl.HEADERFUNCTION, self.header_lines.append)
-        easy.setopt(pycurl.WRITEFUNCTION, self._write)
-        easy.setopt(pycurl.PREREQFUNCTION, self._allow_sending)
-        easy.setopt(pycurl.DEBUGFUNCTION, self.trace.insert)  # (kind, text): cheap, as nothing but the texts is wanted
+    def __init__(self, origin: str, limits: Limits, ca_file: str) -> None:
+        parts = urlsplit(origin)
+        if not parts.hostname or not parts.netloc.isascii() or "@" in parts.netloc:
+            raise ValueError("not a host")
+        self._host, self._port, self._authority = parts.hostname, parts.port or 443, parts.netloc
+        self._limits = limits
+        self._ca_file = ca_file
+        self.connections: list[Connection[_Task]] = []
+        self.waiting: deque[_Task] = deque()
+        self.is_http1 = False
+        self.is_shut = False  # no new connections for the rest of the call
 
-    def prepare(self, index: int, request: ProviderRequest) -> None:
-        """Load ``request``; raises ``ValueError`` or ``pycurl.error`` for one that no server should see."""
-        self.index, self.request = index, request
-        self.sendings = self.size = 0
-        head = request.url, request.method, request.headers
-        if head != self._head:  # a batch's requests differ in their bodies only
-            self._head = None
-            self._set_head(request)
-            self._head = head
-        self.easy.setopt(pycurl.POSTFIELDS, request.body)
+    @property
+    def in_flight(self) -> int:
+        return sum(connection.in_flight for connection in self.connections)
 
-    def _set_head(self, request: ProviderRequest) -> None:
-        lines = ["Expect:"]  # no round trip to ask whether a large body is welcome
-        for name, value in request.headers:
-            if not (value.isprintable() and name.isprintable()) or ":" in name:
-                raise ValueError("a header with a control character")
-            lines.append(f"{name}: {value}")
-        self.easy.setopt(pycurl.URL, request.url)
-        self.easy.setopt(pycurl.CUSTOMREQUEST, request.method)
-        self.easy.setopt(pycurl.HTTPHEADER, lines)
+    def find_connection(self) -> Connection[_Task] | None:
+        """One with room, a new one if need be; ``None`` if there is none to be had now. Raises ``ConnectError``."""
+        for connection in self.connections:
+            if connection.room > 0:
+                return connection
+        if len(self.connections) >= CONNECTIONS or (self.is_shut and self.connections):
+            return None
+        sock = connect(self._host, self._port, client_context(self._ca_file, "h2", "http/1.1"), self._limits.connect_s)
+        if sock.selected_alpn_protocol() != "h2":
+            sock.close()
+            self.is_http1 = True
+            return None
+        self.connections.append(Connection(sock, self._authority, self._limits.total_s))
+        return self.connections[-1]
 
-    def watch(self) -> None:
-        """Have libcurl say why, should it want to send again. Off until the request is out: it costs time."""
-        self.easy.setopt(pycurl.VERBOSE, 1)
+    def refresh(self, now: float) -> None:
+        """Hear what came since the last call, such as the end of a connection."""
+        self.is_shut = False
+        for connection in self.connections:
+            if now - connection.last_used > MAX_IDLE_S:
+                connection.close()
+            else:
+                connection.receive()
+        self.tidy()
 
-    def forget(self) -> None:
-        """Back to silence, without a trace of what was said."""
-        self.easy.setopt(pycurl.VERBOSE, 0)
-        self.request = None
-        self.header_lines.clear()
-        self.chunks.clear()
-        self.trace.clear()
-
-    def is_refused(self) -> bool:
-        """Whether the server promised that it processed nothing: REFUSED_STREAM, or a GOAWAY that leaves the stream out
-        (RFC 9113, 6.8 and 8.7). libcurl answers both with one sending more, like a connection that died, and tells the
-        difference by this remark only. Where it was not heard (a refusal faster than ``watch``) the outcome counts as
-        unknown, which errs on the safe side."""
-        return self.sendings > 1 and any(
-            text.startswith(b"HTTP/2 stream") and b"refused" in text for text in self.trace
-        )
-
-    def _allow_sending(self, *_addresses: object) -> int:
-        self.sendings += 1
-        self._on_sending(self)
-        verdict: int = pycurl.PREREQFUNC_OK if self.sendings == 1 else pycurl.PREREQFUNC_ABORT
-        return verdict
-
-    def _write(self, chunk: bytes) -> int | None:
-        self.size += len(chunk)
-        if self.size > MAX_BODY_BYTES:
-            return 0  # fewer than it brought: libcurl gives up on the transfer
-        self.chunks.append(chunk)
-        return None
-
-    def response(self) -> ProviderResponse:
-        easy = self.easy
-        return ProviderResponse(
-            easy.getinfo(pycurl.RESPONSE_CODE),
-            _Headers(tuple(self.header_lines)),
-            b"".join(self.chunks),
-            max(0.0, easy.getinfo(pycurl.TOTAL_TIME) - easy.getinfo(pycurl.PRETRANSFER_TIME)),
-        )
-
-    def failure(self, code: int) -> Outcome:
-        easy = self.easy
-        if self.size > MAX_BODY_BYTES and easy.getinfo(pycurl.RESPONSE_CODE) >= 400:
-            return self.response()  # an error page, cut: its status is what matters
-        detail = "refused by the server" if self.is_refused() else f"curl {code}: {_REASONS.get(code, 'failed')}"
-        return TransportFailure(
-            has_left=self.sendings > 0 and not self.is_refused(),
-            detail=detail,
-            latency_s=easy.getinfo(pycurl.TOTAL_TIME),
-        )
+    def tidy(self) -> None:
+        """Forget connections that are of no more use."""
+        for connection in self.connections:
+            if connection.is_ending and not connection.in_flight:
+                connection.flush()
+                connection.close()
+        self.connections = [connection for connection in self.connections if not connection.is_closed]
 
 
-# libcurl's own texts may hold addresses and parts of the traffic; these end up in logs.
-_REASONS = {
-    pycurl.E_COULDNT_RESOLVE_HOST: "host name not found",
-    pycurl.E_COULDNT_CONNECT: "connection refused or unreachable",
-    pycurl.E_OPERATION_TIMEDOUT: "timed out",
-    pycurl.E_PEER_FAILED_VERIFICATION: "certificate not trusted",
-    pycurl.E_SSL_CONNECT_ERROR: "TLS handshake failed",
-    pycurl.E_GOT_NOTHING: "connection closed without an answer",
-    pycurl.E_SEND_ERROR: "connection lost while sending",
-    pycurl.E_RECV_ERROR: "connection lost while waiting",
-    pycurl.E_ABORTED_BY_CALLBACK: "connection lost while waiting",
-    pycurl.E_HTTP2: "HTTP/2 connection lost",
-    pycurl.E_PARTIAL_FILE: "answer cut short",
-    pycurl.E_WRITE_ERROR: "answer too large",
-    pycurl.E_UNSUPPORTED_PROTOCOL: "not an https URL",
-    pycurl.E_URL_MALFORMAT: "malformed URL",
-    92: "HTTP/2 stream reset",
-}
+class _Call:
+    """One ``send_all``."""
+
+    def __init__(self, requests: Sequence[ProviderRequest], limits: Limits) -> None:
+        self.requests = requests
+        self.outcomes: list[Outcome | None] = [None] * len(requests)
+        self.deadline = time.monotonic() + limits.call_s
+
+    def fail(self, task: _Task, detail: str, *, latency_s: float = 0.0, was_started: bool = True) -> None:
+        """For what has not left."""
+        self.outcomes[task.index] = TransportFailure(False, detail, latency_s, was_started)
+
+    def fill(self, line: _Line) -> None:
+        """Start what there is room for. A request's time runs from here, not from the call of ``send_all``."""
+        started = time.monotonic()
+        if line.waiting and started > self.deadline:
+            while line.waiting:
+                self.fail(line.waiting.popleft(), "not started in time", was_started=False)
+        while line.waiting and (room := IN_FLIGHT - line.in_flight) > 0 and not line.is_http1:
+            try:
+                connection = line.find_connection()
+            except ConnectError as error:
+                if line.in_flight:
+                    line.is_shut = True
+                    return
+                while line.waiting:
+                    self.fail(line.waiting.popleft(), str(error), latency_s=time.monotonic() - started)
+                return
+            if connection is None:
+                return
+            self._start(line, connection, room)
+            connection.flush()
+
+    def _start(self, line: _Line, connection: Connection[_Task], room: int) -> None:
+        now, waiting, requests = time.monotonic(), line.waiting, self.requests
+        for _ in range(min(room, connection.room, len(waiting))):
+            task = waiting.popleft()
+            try:
+                connection.start(task.path, requests[task.index], task, now)
+            except ValueError:
+                self.fail(task, "malformed request")
+
+    def take_verdicts(self, line: _Line) -> None:
+        for connection in line.connections:
+            for task, verdict in connection.verdicts:
+                if not isinstance(verdict, Refused):
+                    self.outcomes[task.index] = verdict
+                elif task.sending < MAX_SENDINGS:
+                    line.waiting.append(_Task(task.index, task.path, task.sending + 1))
+                else:
+                    self.fail(task, verdict.detail)
+            connection.verdicts.clear()
+        line.tidy()
 
 
 class Transport:
@@ -212,125 +155,123 @@ class Transport:
     def __init__(self, *, limits: Limits | None = None, ca_file: str) -> None:
         self._limits = limits or Limits()
         self._ca_file = ca_file
-        self._idle: list[_Exchange] = []
-        self._just_sent: list[_Exchange] = []
-        self._versions: dict[str, int] = {}
-        self._multi: Any = pycurl.CurlMulti()
-        self._multi.setopt(pycurl.M_PIPELINING, pycurl.PIPE_MULTIPLEX)
-        self._multi.setopt(pycurl.M_MAX_CONCURRENT_STREAMS, STREAMS_PER_CONNECTION)
-        self._multi.setopt(pycurl.M_MAX_HOST_CONNECTIONS, H1_IN_FLIGHT)
-        self._multi.setopt(pycurl.M_MAXCONNECTS, IDLE_CONNECTIONS)
+        self._lines: dict[str, _Line] = {}
+        self._http1 = CurlTransport(limits=self._limits, ca_file=ca_file)
 
     def send_all(self, requests: Sequence[ProviderRequest]) -> list[Outcome]:
         """Send ``requests`` at once, each at most once as far as any server may have read it, and return their outcomes
-        in the same order. Takes ``limits.call_s + limits.total_s`` seconds at most; never raises for what a
-        network or a server does."""
-        outcomes: list[Outcome | None] = [None] * len(requests)
-        deadline = time.monotonic() + self._limits.call_s
-        waiting = deque((index, 1) for index in range(len(requests)))
-        in_flight: dict[_Exchange, int] = {}
+        in the same order. Takes ``limits.call_s + limits.connect_s + limits.total_s`` seconds at most; never raises
+        for what a network or a server does."""
+        call = _Call(requests, self._limits)
+        lines = self._assign(call)
         try:
-            while waiting or in_flight:
-                self._fill(requests, waiting, in_flight, outcomes, deadline)
-                if in_flight:
-                    self._advance(is_crowded=len(in_flight) >= CROWD)
-                for exchange, outcome in self._finished():
-                    sending = in_flight.pop(exchange)
-                    if isinstance(outcome, TransportFailure) and exchange.is_refused() and sending < MAX_SENDINGS:
-                        waiting.append((exchange.index, sending + 1))
-                    else:
-                        outcomes[exchange.index] = outcome
-                    self._release(exchange)
+            for line in lines:
+                line.refresh(time.monotonic())
+            while True:
+                for line in lines:
+                    call.fill(line)
+                busy = [line for line in lines if line.in_flight or (line.waiting and not line.is_http1)]
+                if not busy:
+                    break
+                self._advance(call, busy)
         finally:
-            for exchange in in_flight:  # only when interrupted: the next call must not meet this one's answers
-                self._release(exchange)
-        return [outcome for outcome in outcomes if outcome is not None]
+            self._leave(lines)
+        self._send_http1(call, lines)
+        return [outcome for outcome in call.outcomes if outcome is not None]
 
     def close(self) -> None:
         """Close every connection. A call under way in this transport must have ended."""
-        for exchange in self._idle:
-            exchange.easy.close()
-        self._idle.clear()
-        self._multi.close()
+        for line in self._lines.values():
+            for connection in line.connections:
+                connection.close()
+        self._lines.clear()
+        self._http1.close()
 
-    def _fill(
-        self,
-        requests: Sequence[ProviderRequest],
-        waiting: "deque[tuple[int, int]]",
-        in_flight: dict[_Exchange, int],
-        outcomes: list[Outcome | None],
-        deadline: float,
-    ) -> None:
-        """Start requests while there is room. A request's time runs from here, not from the call of ``send_all``."""
-        is_late = bool(waiting) and time.monotonic() > deadline
-        url, room = "", 0
-        while waiting:
-            index, sending = waiting[0]
-            request = requests[index]
-            if request.url is not url:
-                url, room = request.url, self._room(request.url)
-            if is_late:
-                outcomes[index] = TransportFailure(has_left=False, detail="not started in time", was_started=False)
-            elif len(in_flight) >= room:
-                return
-            else:
-                exchange = self._acquire()
+    def __del__(self) -> None:
+        self.close()  # its thread has ended
+
+    def _assign(self, call: _Call) -> list[_Line]:
+        """Have each request wait at the line of its origin."""
+        lines: dict[str, _Line] = {}
+        url, path = "", ""
+        line: _Line | None = None
+        for index, request in enumerate(call.requests):
+            if request.url != url or line is None:  # most calls have one URL
+                url = request.url
+                origin, path = _split(url)
                 try:
-                    exchange.prepare(index, request)
-                except (ValueError, pycurl.error):
-                    self._idle.append(exchange)
-                    outcomes[index] = TransportFailure(has_left=False, detail="malformed request")
-                else:
-                    self._multi.add_handle(exchange.easy)
-                    in_flight[exchange] = sending
-            waiting.popleft()
+                    line = lines[origin] = self._line(origin)
+                except ValueError as error:
+                    line = None
+                    call.fail(_Task(index, path), str(error))
+                    continue
+            line.waiting.append(_Task(index, path))
+        return list(lines.values())
 
-    def _room(self, url: str) -> int:
-        return H2_IN_FLIGHT if self._versions.get(_origin(url)) == 2 else H1_IN_FLIGHT
+    def _line(self, origin: str) -> _Line:
+        line = self._lines.get(origin)
+        if line is None:
+            if not origin.startswith("https://"):
+                raise ValueError("not an https URL")
+            try:
+                line = self._lines[origin] = _Line(origin, self._limits, self._ca_file)
+            except ValueError:
+                raise ValueError("malformed URL") from None
+        return line
 
-    def _advance(self, *, is_crowded: bool) -> None:
-        self._multi.perform()
-        for exchange in self._just_sent:
-            exchange.watch()
-        self._just_sent.clear()
-        wait_ms = self._multi.timeout()
-        if wait_ms != 0 and self._multi.select(0.1 if wait_ms < 0 else min(wait_ms / 1000, 0.1)) == -1:
-            time.sleep(0.001)  # no socket to wait on yet: a name is being looked up
-        elif is_crowded:
-            select.select((), (), (), GATHER_S)
+    def _advance(self, call: _Call, lines: Sequence[_Line]) -> None:
+        connections = [connection for line in lines for connection in line.connections]
+        _wait(connections, call.deadline)
+        for connection in connections:
+            connection.receive()
+        now = time.monotonic()
+        for connection in connections:
+            connection.expire(now)
+        for line in lines:
+            call.take_verdicts(line)
+        for connection in connections:
+            connection.flush()
 
-    def _finished(self) -> list[tuple[_Exchange, Outcome]]:
-        found: list[tuple[_Exchange, Outcome]] = []
-        noted = ""
-        queued = 1
-        while queued:
-            queued, succeeded, failed = self._multi.info_read()
-            for easy in succeeded:
-                exchange = easy.exchange
-                if exchange.request.url is not noted:  # most batches have one URL
-                    noted = exchange.request.url
-                    self._note_version(exchange)
-                found.append((exchange, exchange.response()))
-            found.extend((easy.exchange, easy.exchange.failure(code)) for easy, code, _text in failed)
-        return found
+    def _leave(self, lines: Sequence[_Line]) -> None:
+        """Requests are under way here only when the call was interrupted: the next must not meet this one's answers."""
+        now = time.monotonic()
+        for line in lines:
+            for connection in line.connections:
+                connection.last_used = now
+                if connection.in_flight:
+                    connection.close()
+                    connection.verdicts.clear()
+                    line.waiting.clear()
+            line.tidy()
 
-    def _note_version(self, exchange: _Exchange) -> None:
-        assert exchange.request is not None
-        version = 2 if exchange.easy.getinfo(pycurl.INFO_HTTP_VERSION) >= pycurl.CURL_HTTP_VERSION_2_0 else 1
-        self._versions[_origin(exchange.request.url)] = version
-
-    def _acquire(self) -> _Exchange:
-        return self._idle.pop() if self._idle else _Exchange(self._limits, self._ca_file, self._just_sent.append)
-
-    def _release(self, exchange: _Exchange) -> None:
-        self._multi.remove_handle(exchange.easy)
-        exchange.forget()
-        self._idle.append(exchange)
+    def _send_http1(self, call: _Call, lines: Sequence[_Line]) -> None:
+        tasks = [task for line in lines if line.is_http1 for task in line.waiting]
+        if not tasks:
+            return
+        for line in lines:
+            line.waiting.clear()
+        outcomes = self._http1.send_all([call.requests[task.index] for task in tasks], call.deadline)
+        for task, outcome in zip(tasks, outcomes, strict=True):
+            call.outcomes[task.index] = outcome
 
 
-def _origin(url: str) -> str:
+def _wait(connections: Sequence[Connection[_Task]], deadline: float) -> None:
+    """Until there is something to read, to write or to give up."""
+    poll = select.poll()
+    until, in_flight = deadline, 0
+    for connection in connections:
+        poll.register(connection, select.POLLIN | select.POLLOUT if connection.has_to_write else select.POLLIN)
+        in_flight += connection.in_flight
+        until = min(until, connection.deadline() or until)
+    is_read = poll.poll(min(500.0, max(1.0, ceil((until - time.monotonic()) * 1000))))
+    if is_read and in_flight >= CROWD:
+        time.sleep(GATHER_S)
+
+
+def _split(url: str) -> tuple[str, str]:
+    """Origin and path."""
     end = url.find("/", 8)
-    return url if end < 0 else url[:end]
+    return (url, "/") if end < 0 else (url[:end], url[end:])
 
 
 _local = threading.local()

@@ -28,6 +28,7 @@ from apps.providers.errors import (
     UnsupportedFeature,
 )
 from apps.providers.gateway import send_messages
+from apps.providers.limits import Limits
 from apps.providers.messages import (
     BuildContext,
     Message,
@@ -39,7 +40,6 @@ from apps.providers.messages import (
 )
 from apps.providers.registry import get_provider
 from apps.providers.smtp_transport import MESSAGES_PER_CONNECTION, SmtpTransport, close_transports
-from apps.providers.transport import Limits
 from tests.providers.accounts import delivery_id, message
 from tests.providers.mail_server import CUT, Decide, MailServer
 from tests.providers.sandbox.client import SandboxClient

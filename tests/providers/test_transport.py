@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from apps.providers import transport as transport_module
 from apps.providers.authorities import ca_bundle
-from apps.providers.messages import ProviderRequest, ProviderResponse, TransportFailure
-from apps.providers.transport import MAX_BODY_BYTES, Limits, Transport, thread_transport
+from apps.providers.curl_transport import CurlTransport
+from apps.providers.limits import Limits
+from apps.providers.messages import MAX_BODY_BYTES, ProviderRequest, ProviderResponse, TransportFailure
+from apps.providers.transport import Transport, thread_transport
 from tests.providers.conftest import StartServer
 from tests.providers.wire import (
     Action,
@@ -61,8 +64,9 @@ class TestAnswers:
         server = start_server(lambda _: Reply(), offers_h2=offers_h2)
         for _ in range(5):
             assert isinstance(transport.send_all([request_to(server.url)])[0], ProviderResponse)
-        assert len(server.connections) == 1
-        assert server.connections[0].is_h2 is offers_h2
+        found, *others = server.connections
+        assert found.is_h2 is offers_h2
+        assert len(others) == (0 if offers_h2 else 1)  # the first finds out what the server speaks, and no more
 
     def test_requests_share_one_connection_at_the_same_time(self, transport: Transport, start_server: StartServer):
         server = start_server(lambda body: Gather(80) if body == b"together" else Reply())
@@ -76,7 +80,7 @@ class TestAnswers:
         outcomes = transport.send_all([request_to(server.url)] * 50)
         assert len(outcomes) == 50
         assert all(isinstance(outcome, ProviderResponse) for outcome in outcomes)
-        assert 1 < len(server.connections) <= 16
+        assert 1 < len(server.connections) <= 1 + 16
 
     def test_a_redirect_is_an_answer_and_not_followed(self, transport: Transport, start_server: StartServer):
         server = start_server(lambda _: Reply(307, headers=(("location", "https://127.0.0.1:1/"),)))
@@ -172,17 +176,16 @@ class TestNeverLeft:
     ):
         server = start_server(lambda body: Reply() if body == b"warm" else Hang(), offers_h2=offers_h2)
         transport = Transport(limits=Limits(total_s=1.0, call_s=0.1), ca_file=ca_bundle(str(authority[0])))
-        if not offers_h2:  # to a server not met before, libcurl waits with the others until the first was answered
-            transport.send_all([request_to(server.url, b"warm")])
-        outcomes = transport.send_all([request_to(server.url, b"slow")] * 20)
+        at_once = 200 if offers_h2 else 16
+        outcomes = transport.send_all([request_to(server.url, b"slow")] * (at_once + 4))
         transport.close()
         failures = [outcome for outcome in outcomes if isinstance(outcome, TransportFailure)]
         assert [(failure.has_left, failure.was_started) for failure in failures] == [
-            *[(True, True)] * 16,
+            *[(True, True)] * at_once,
             *[(False, False)] * 4,
         ]
         assert failures[-1].detail == "not started in time"
-        assert server.bodies.count(b"slow") == 16
+        assert server.bodies.count(b"slow") == at_once
 
 
 class TestLeft:
@@ -265,16 +268,22 @@ class TestLifetime:
         assert thread_transport() is mine
         assert others[0] is not mine
 
+    @pytest.mark.parametrize("offers_h2", [True, False])
     def test_an_interrupted_call_leaves_no_answers_for_the_next(
-        self, transport: Transport, start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+        self,
+        transport: Transport,
+        start_server: StartServer,
+        monkeypatch: pytest.MonkeyPatch,
+        offers_h2: bool,
     ):
-        server = start_server(lambda body: Reply(body=body))
+        server = start_server(lambda body: Reply(body=body), offers_h2=offers_h2)
 
-        def interrupt() -> None:
+        def interrupt(*_: object) -> None:
             raise KeyboardInterrupt
 
+        where = (transport_module, "_wait") if offers_h2 else (CurlTransport, "_finished")
         with monkeypatch.context() as patch:
-            patch.setattr(transport, "_finished", interrupt)  # a signal cannot be timed
+            patch.setattr(*where, interrupt)  # a signal cannot be timed
             with pytest.raises(KeyboardInterrupt):
                 transport.send_all([request_to(server.url, b"first")] * 3)
         outcomes = transport.send_all([request_to(server.url, b"second")] * 3)
