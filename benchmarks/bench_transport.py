@@ -26,12 +26,13 @@ import pycurl
 import requests
 
 from apps.providers.adapters.fcm import FcmAdapter
+from apps.providers.allowance import MOST as MOST_IN_FLIGHT
 from apps.providers.authorities import ca_bundle
 from apps.providers.grants import AccessToken
 from apps.providers.http2 import STREAMS
 from apps.providers.limits import Limits
 from apps.providers.messages import BuildContext, Message, ProviderRequest, ProviderResponse
-from apps.providers.transport import IN_FLIGHT, Transport
+from apps.providers.transport import Transport
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "transport.json"
@@ -98,7 +99,7 @@ class BareLoop:
         self._multi: Any = pycurl.CurlMulti()
         self._multi.setopt(pycurl.M_PIPELINING, pycurl.PIPE_MULTIPLEX)
         self._multi.setopt(pycurl.M_MAX_CONCURRENT_STREAMS, STREAMS)
-        self._handles = [self._make_handle(ca_file) for _ in range(IN_FLIGHT)]
+        self._handles = [self._make_handle(ca_file) for _ in range(MOST_IN_FLIGHT)]
 
     def _make_handle(self, ca_file: str) -> Any:
         easy: Any = pycurl.Curl()

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from django.conf import settings
 
+from apps.providers.allowance import Allowance
 from apps.providers.authorities import ca_bundle
 from apps.providers.curl_transport import CurlTransport
 from apps.providers.http2 import Connection, Refused
@@ -22,7 +23,6 @@ from apps.providers.limits import Limits
 from apps.providers.messages import Outcome, ProviderRequest, TransportFailure
 from apps.providers.tls import ConnectError, client_context, connect
 
-IN_FLIGHT = 200  # to one origin, over HTTP/2
 CONNECTIONS = 4  # to one origin, where the server allows few streams on each
 MAX_SENDINGS = 3
 MAX_IDLE_S = 90.0  # after which a firewall on the way may have forgotten a connection
@@ -53,6 +53,7 @@ class _Line:
         self._ca_file = ca_file
         self.connections: list[Connection[_Task]] = []
         self.waiting: deque[_Task] = deque()
+        self.allowance = Allowance()
         self.is_http1 = False
         self.is_shut = False  # no new connections for the rest of the call
 
@@ -112,7 +113,7 @@ class _Call:
         if line.waiting and started > self.deadline:
             while line.waiting:
                 self.fail(line.waiting.popleft(), "not started in time", was_started=False)
-        while line.waiting and (room := IN_FLIGHT - line.in_flight) > 0 and not line.is_http1:
+        while line.waiting and (room := int(line.allowance.limit) - line.in_flight) > 0 and not line.is_http1:
             try:
                 connection = line.find_connection()
             except ConnectError as error:
@@ -136,16 +137,20 @@ class _Call:
             except ValueError:
                 self.fail(task, "malformed request")
 
-    def take_verdicts(self, line: _Line) -> None:
+    def take_verdicts(self, line: _Line, now: float) -> None:
+        latency_s, count = 0.0, 0
         for connection in line.connections:
             for task, verdict in connection.verdicts:
                 if not isinstance(verdict, Refused):
                     self.outcomes[task.index] = verdict
+                    latency_s, count = latency_s + verdict.latency_s, count + 1
                 elif task.sending < MAX_SENDINGS:
                     line.waiting.append(_Task(task.index, task.path, task.sending + 1))
                 else:
                     self.fail(task, verdict.detail)
             connection.verdicts.clear()
+        if count:
+            line.allowance.learn(latency_s / count, now)
         line.tidy()
 
 
@@ -228,7 +233,7 @@ class Transport:
         for connection in connections:
             connection.expire(now)
         for line in lines:
-            call.take_verdicts(line)
+            call.take_verdicts(line, now)
         for connection in connections:
             connection.flush()
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from apps.providers import transport as transport_module
+from apps.providers.allowance import START
 from apps.providers.authorities import ca_bundle
 from apps.providers.curl_transport import CurlTransport
 from apps.providers.limits import Limits
@@ -69,9 +70,9 @@ class TestAnswers:
         assert len(others) == (0 if offers_h2 else 1)  # the first finds out what the server speaks, and no more
 
     def test_requests_share_one_connection_at_the_same_time(self, transport: Transport, start_server: StartServer):
-        server = start_server(lambda body: Gather(80) if body == b"together" else Reply())
+        server = start_server(lambda body: Gather(60) if body == b"together" else Reply())
         transport.send_all([request_to(server.url)])  # only now it is known to speak HTTP/2
-        outcomes = transport.send_all([request_to(server.url, b"together")] * 80)
+        outcomes = transport.send_all([request_to(server.url, b"together")] * 60)
         assert all(isinstance(outcome, ProviderResponse) for outcome in outcomes)
         assert len(server.connections) == 1
 
@@ -176,7 +177,7 @@ class TestNeverLeft:
     ):
         server = start_server(lambda body: Reply() if body == b"warm" else Hang(), offers_h2=offers_h2)
         transport = Transport(limits=Limits(total_s=1.0, call_s=0.1), ca_file=ca_bundle(str(authority[0])))
-        at_once = 200 if offers_h2 else 16
+        at_once = START if offers_h2 else 16
         outcomes = transport.send_all([request_to(server.url, b"slow")] * (at_once + 4))
         transport.close()
         failures = [outcome for outcome in outcomes if isinstance(outcome, TransportFailure)]
