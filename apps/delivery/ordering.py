@@ -3,10 +3,13 @@ line, in the order in which they were accepted, and only the first may be claime
 
 Whoever claims from a line holds its lock until the claim is committed, and looks only then who is first; so two workers
 cannot both take a first. What finishes a delivery, whatever the way, lets the next one step forward: its doorbell is
-rung at once. Should that be lost, the sweep rings for everybody in the line every few seconds anyway.
+rung at once, or whoever sent the one before goes on with it (``stepping_forward``). Should that be lost, the sweep rings
+for everybody in the line every few seconds anyway.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple, TypeVar
 from uuid import UUID
 
@@ -29,6 +32,14 @@ class Line(NamedTuple):
     def lock(self) -> int:
         """The number of its advisory lock. Two lines with the same one only wait for each other."""
         return self.order_hash ^ (self.recipient_id << 2 | self.channel)
+
+
+class Next(NamedTuple):
+    """A delivery that is the first of its line now."""
+
+    id: UUID
+    channel: int
+    lane: int
 
 
 class Ordered(NamedTuple):
@@ -101,6 +112,19 @@ def _pick(ids: Sequence[UUID]) -> list[UUID]:
         return [row[0] for row in cursor.fetchall()]
 
 
+_local = threading.local()
+
+
+@contextmanager
+def stepping_forward() -> Iterator[list[Next]]:
+    """Who steps forward by what this thread does within the block: on the list, and not rung for."""
+    _local.found = found = list[Next]()
+    try:
+        yield found
+    finally:
+        _local.found = None
+
+
 def release(lines: Iterable[Line]) -> None:
     """Something of these lines has come to its end: rings for who is first now, once the transaction is committed."""
     unique = sorted(set(lines))
@@ -112,9 +136,12 @@ def _ring_first(lines: Sequence[Line]) -> None:
     recipients, channels, hashes = (list(column) for column in zip(*lines, strict=True))
     with connection.cursor() as cursor:
         cursor.execute(_FIRST, {"recipients": recipients, "channels": channels, "hashes": hashes})
-        first = cursor.fetchall()
+        first = [Next._make(row) for row in cursor.fetchall()]
         if not first:
             return
-        ids = [row[0] for row in first]
-        cursor.execute(_RING_NOW, {"ids": ids})
-    ring_deliveries(first)
+        cursor.execute(_RING_NOW, {"ids": [one.id for one in first]})
+    found: list[Next] | None = getattr(_local, "found", None)
+    if found is None:
+        ring_deliveries(first)
+    else:
+        found += first
