@@ -20,7 +20,7 @@ from apps.delivery import ordering
 from apps.delivery.doorbell import ring_deliveries
 from apps.delivery.hygiene import retire_addresses
 from apps.delivery.mishaps import put_back
-from apps.delivery.outcomes import Claim, claim_deliveries
+from apps.delivery.outcomes import Claim, claim_deliveries, claim_next
 from apps.delivery.preparation import dead, load_sources, prepare
 from apps.delivery.recording import record
 from apps.delivery.sending import Sending
@@ -38,20 +38,18 @@ def deliver(ids: Sequence[UUID]) -> None:
     """Sends those of ``ids`` that are due and nobody else's; then, for ``FOLLOW_S``, who comes next in their lines.
     Raises only if the database is dead."""
     until = time.monotonic() + FOLLOW_S
-    while ids:
-        with ordering.stepping_forward() as found:
-            lanes = _deliver(ids)
-        ours = [one for one in found if one.lane in lanes and time.monotonic() < until]
-        others = [one for one in found if one not in ours]
-        if others:
-            ring_deliveries(others)
-        ids = [one.id for one in ours]
-
-
-def _deliver(ids: Sequence[UUID]) -> set[int]:
-    """Returns the lanes of what was sent."""
     claims = claim_deliveries(ids, lease_s=settings.DELIVERY_LEASE_S)
-    lanes = {claim.lane for claim in claims}
+    while claims:
+        lanes = {claim.lane for claim in claims}
+        with ordering.stepping_forward() as found:
+            _deliver(claims)
+        is_late = time.monotonic() >= until
+        ordering.ring_first([one for one in found if is_late or one.lane not in lanes])
+        ours = [one for one in found if not is_late and one.lane in lanes]
+        claims = claim_next(ours, lease_s=settings.DELIVERY_LEASE_S)
+
+
+def _deliver(claims: Sequence[Claim]) -> None:
     killers = [claim for claim in claims if claim.lapses >= MAX_LAPSES]
     if killers:  # before anything of theirs is loaded: that may be what kills
         record([dead(claim, f"{MAX_LAPSES} workers died over it") for claim in killers], {})
@@ -62,7 +60,6 @@ def _deliver(ids: Sequence[UUID]) -> set[int]:
         claims = [claim for claim in claims if claim.lapses < SUSPECT_LAPSES]
     if claims:
         _deliver_claimed(claims)
-    return lanes
 
 
 def _try_alone(claims: Sequence[Claim]) -> None:

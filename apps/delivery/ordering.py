@@ -1,10 +1,10 @@
 """Deliveries that go out one after the other: those of one recipient and channel with the same ordering key stand in a
 line, in the order in which they were accepted, and only the first may be claimed.
 
-Whoever claims from a line holds its lock until the claim is committed, and looks only then who is first; so two workers
-cannot both take a first. What finishes a delivery, whatever the way, lets the next one step forward: its doorbell is
-rung at once, or whoever sent the one before goes on with it (``stepping_forward``). Should that be lost, the sweep rings
-for everybody in the line every few seconds anyway.
+Whoever claims from a line holds its lock until the claim is committed, and looks only then who is first; so two
+workers cannot both take a first. What finishes a delivery, whatever the way, lets the next one step forward: whoever
+sent the one before goes on with it (``stepping_forward``), or its doorbell is rung. Should that be lost, the sweep
+rings for everybody in the line every few seconds anyway.
 """
 
 import threading
@@ -34,19 +34,19 @@ class Line(NamedTuple):
         return self.order_hash ^ (self.recipient_id << 2 | self.channel)
 
 
-class Next(NamedTuple):
-    """A delivery that is the first of its line now."""
-
-    id: UUID
-    channel: int
-    lane: int
-
-
 class Ordered(NamedTuple):
     """A delivery that is due, and its line."""
 
     id: UUID
     line: Line
+
+
+class Next(NamedTuple):
+    """A delivery that is the first of its line now."""
+
+    id: UUID
+    line: Line
+    lane: int
 
 
 # The numbers of requests that come in at the same moment may become visible in another order than they were drawn in:
@@ -69,7 +69,7 @@ WHERE d.id = ANY(%(ids)s::uuid[])
       WHERE behind.status = 2 AND behind.next_attempt_at > now())
 """
 _FIRST = """
-SELECT first.id, line.channel, first.lane
+SELECT first.id, line.recipient_id, line.channel, line.order_hash, first.lane
 FROM unnest(%(recipients)s::bigint[], %(channels)s::smallint[], %(hashes)s::bigint[])
      AS line(recipient_id, channel, order_hash)
 CROSS JOIN LATERAL (
@@ -85,7 +85,7 @@ WHERE id = ANY(%(ids)s::uuid[]) AND status = 1
 """
 
 
-def claim_in_turn(waiting: Sequence[Ordered], claim: Callable[[list[UUID]], list[T]]) -> list[T]:
+def claim_in_turn(waiting: Sequence[Ordered | Next], claim: Callable[[list[UUID]], list[T]]) -> list[T]:
     """What ``claim`` makes of those of the due that are first in their lines, some lines at a time. Nobody else can
     claim from these lines meanwhile."""
     lines = sorted({(ordered.line.lock, ordered.line) for ordered in waiting})
@@ -117,7 +117,8 @@ _local = threading.local()
 
 @contextmanager
 def stepping_forward() -> Iterator[list[Next]]:
-    """Who steps forward by what this thread does within the block: on the list, and not rung for."""
+    """Who steps forward by what this thread does within the block: on the list, and not rung for. ``ring_first`` does
+    that for those the thread does not go on with itself."""
     _local.found = found = list[Next]()
     try:
         yield found
@@ -129,19 +130,24 @@ def release(lines: Iterable[Line]) -> None:
     """Something of these lines has come to its end: rings for who is first now, once the transaction is committed."""
     unique = sorted(set(lines))
     if unique:
-        transaction.on_commit(lambda: _ring_first(unique), robust=True)
+        transaction.on_commit(lambda: _find_first(unique), robust=True)
 
 
-def _ring_first(lines: Sequence[Line]) -> None:
+def _find_first(lines: Sequence[Line]) -> None:
     recipients, channels, hashes = (list(column) for column in zip(*lines, strict=True))
     with connection.cursor() as cursor:
         cursor.execute(_FIRST, {"recipients": recipients, "channels": channels, "hashes": hashes})
-        first = [Next._make(row) for row in cursor.fetchall()]
-        if not first:
-            return
-        cursor.execute(_RING_NOW, {"ids": [one.id for one in first]})
+        first = [Next(row[0], Line(*row[1:4]), row[4]) for row in cursor.fetchall()]
     found: list[Next] | None = getattr(_local, "found", None)
     if found is None:
-        ring_deliveries(first)
+        ring_first(first)
     else:
         found += first
+
+
+def ring_first(first: Sequence[Next]) -> None:
+    """Rings for them, or has the sweep do it soon."""
+    if first:
+        with connection.cursor() as cursor:
+            cursor.execute(_RING_NOW, {"ids": [one.id for one in first]})
+        ring_deliveries((one.id, one.line.channel, one.lane) for one in first)

@@ -17,7 +17,7 @@ from django.db import connection
 from apps import pg_arrays
 from apps.delivery import ordering
 from apps.delivery.ids import delivery_range
-from apps.delivery.ordering import Line, Ordered
+from apps.delivery.ordering import Line, Next, Ordered
 from apps.delivery.statuses import AttemptOutcome, Reason, Status
 from apps.pg_prepared import run_prepared
 from apps.providers.messages import ReceiptKind
@@ -99,9 +99,14 @@ def claim_deliveries(ids: Sequence[UUID], *, lease_s: float) -> list[Claim]:
     claims = [Claim._make(row) for row in rows if row[6] is not None]
     if len(claims) < len(rows):
         waiting = [Ordered(row[0], Line(row[1], row[3], row[8])) for row in rows if row[6] is None]
-        first = ordering.claim_in_turn(waiting, lambda first_ids: _claim(first_ids, lease_s, is_its_turn=True))
-        claims += map(Claim._make, first)
+        claims += claim_next(waiting, lease_s=lease_s)
     return claims
+
+
+def claim_next(waiting: Sequence[Ordered | Next], *, lease_s: float) -> list[Claim]:
+    """The same for what is known to have an order."""
+    rows = ordering.claim_in_turn(waiting, lambda first_ids: _claim(first_ids, lease_s, is_its_turn=True))
+    return [Claim._make(row) for row in rows]
 
 
 def _claim(ids: Sequence[UUID], lease_s: float, *, is_its_turn: bool) -> list[tuple[Any, ...]]:

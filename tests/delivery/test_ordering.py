@@ -210,37 +210,31 @@ def test_whole_line_goes_out_in_order_through_the_workers(line, wire, rung):
 class TestFollowing:
     """Whoever sent the first of a line goes on with the next."""
 
-    @pytest.fixture(autouse=True)
-    def handed_on(self, monkeypatch):
-        ids = []
-        monkeypatch.setattr(dispatch, "ring_deliveries", lambda rows: ids.extend(row[0] for row in rows))
-        return ids
-
-    def test_one_doorbell_sends_the_whole_line(self, line, wire, rung, handed_on, monkeypatch):
+    def test_one_doorbell_sends_the_whole_line(self, line, wire, rung, monkeypatch):
         monkeypatch.setattr(dispatch, "FOLLOW_S", 60.0)
         dispatch.deliver([line[0].id])
         assert [request.messages[0].delivery_id for _, request in wire.requests] == [str(one.id) for one in line]
-        assert (rung, handed_on) == ([], [])
+        assert rung == []
 
-    def test_after_its_time_the_next_is_rung_for(self, line, wire, rung, handed_on, monkeypatch):
+    def test_after_its_time_the_next_is_rung_for(self, line, wire, rung, monkeypatch):
         monkeypatch.setattr(dispatch, "FOLLOW_S", 0.0)
         dispatch.deliver([line[0].id])
         assert len(wire.requests) == 1
-        assert (rung, handed_on) == ([], [line[1].id])
+        assert rung == [line[1].id]
 
-    def test_what_belongs_to_the_other_lane_is_left_to_it(self, line, client_row, wire, handed_on, monkeypatch):
+    def test_what_belongs_to_the_other_lane_is_left_to_it(self, line, wire, rung, monkeypatch):
         monkeypatch.setattr(dispatch, "FOLLOW_S", 60.0)
         with connection.cursor() as cursor:
             cursor.execute("UPDATE delivery SET lane = 3 - lane WHERE id = %s", [line[1].id])
         dispatch.deliver([line[0].id])
         assert len(wire.requests) == 1
-        assert handed_on == [line[1].id]
+        assert rung == [line[1].id]
 
-    def test_a_failure_hands_the_line_on(self, line, wire, rung, handed_on, monkeypatch):
+    def test_a_failure_hands_the_line_on(self, line, wire, rung, monkeypatch):
         monkeypatch.setattr(dispatch, "FOLLOW_S", 60.0)
         wire.answer = lambda provider, request: REFUSED
         dispatch.deliver([line[0].id])
-        assert (len(wire.requests), rung, handed_on) == (1, [], [])  # it waits for its retry, and the line with it
+        assert (len(wire.requests), rung) == (1, [])  # it waits for its retry, and the line with it
         assert reload(line[0]).status == Status.QUEUED
 
 
