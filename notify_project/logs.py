@@ -8,6 +8,7 @@ through the same processors, of which redaction is the last. See docs/observabil
 import logging
 import os
 import re
+import select
 import sys
 import threading
 import traceback
@@ -211,9 +212,15 @@ def _console_renderer() -> Processor:
 def _write(line: str) -> None:
     # Standard error as it is now, not as it was at start: a process may have been given another one since. A full disk
     # or a reader that is gone costs the line, never the work it is about.
-    with _write_lock, suppress(OSError, ValueError):
-        sys.stderr.write(line + "\n")
-        sys.stderr.flush()
+    stream = sys.stderr
+    data = line.encode("utf-8", "backslashreplace") + b"\n"
+    with suppress(OSError, ValueError):
+        if stream is sys.__stderr__ and len(data) <= select.PIPE_BUF:
+            os.write(stream.fileno(), data)  # in one piece by itself: threads need not wait for each other
+            return
+        with _write_lock:
+            stream.write(line + "\n")
+            stream.flush()
 
 
 def _renew_write_lock() -> None:

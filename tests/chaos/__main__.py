@@ -36,6 +36,7 @@ def main(arguments: Sequence[str]) -> int:
             options.seed,
             scale=options.scale,
             rate=options.rate,
+            seeds=options.seeds,
             is_verbose=options.verbose,
             note=lambda: report.write(make_report(), options.json),
         )
@@ -54,7 +55,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     names = ", ".join(f"{one.number} {one.name}" for one in SCENARIOS)
     parser.add_argument("--only", type=find_scenario, nargs="+", default=list(SCENARIOS), metavar="NAME", help=names)
     parser.add_argument("--brokers", nargs="+", choices=BROKERS, default=list(BROKERS))
-    parser.add_argument("--seed", default=secrets.token_hex(4))
+    parser.add_argument("--seed", default=secrets.token_hex(4), help="the same dice again")
+    parser.add_argument("--seeds", type=int, default=1, help="runs of each scenario, with other dice each time")
     parser.add_argument("--scale", type=float, default=1.0, help="stretches the scenarios' time")
     parser.add_argument("--rate", type=float, default=1.0, help="multiplies their load")
     parser.add_argument("--json", type=Path, default=report.RESULTS)

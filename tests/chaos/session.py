@@ -34,6 +34,7 @@ class Session:
     seed: str
     scale: float = 1.0
     rate: float = 1.0
+    seeds: int = 1
     is_verbose: bool = False
     note: Callable[[], None] = lambda: None
     verdicts: list[Verdict] = field(default_factory=list)
@@ -72,14 +73,16 @@ class Session:
         return []
 
     def _run_one(self, scenario: Scenario, rig: Rig, home: Path) -> None:
-        rig.stack.wait_ready()
-        seed = f"{self.seed}-{scenario.number}"
-        scaled = with_rate(scenario, self.rate)
-        verdict = execute(scaled, rig, home / "runs" / scenario.name, seed=seed, scale=self.scale)
-        self.verdicts.append(verdict)
-        self.verdicts.sort(key=lambda one: (one.number, BROKERS.index(one.broker)))
-        tell(verdict, self.console)
-        self.note()
+        """Once for each seed."""
+        for turn in range(self.seeds):
+            rig.stack.wait_ready()
+            seed = f"{self.seed}-{scenario.number}" + (f"-{turn}" if turn else "")
+            place = home / "runs" / f"{scenario.name}-{turn}"
+            verdict = execute(with_rate(scenario, self.rate), rig, place, seed=seed, scale=self.scale)
+            self.verdicts.append(verdict)
+            self.verdicts.sort(key=lambda one: (one.number, BROKERS.index(one.broker)))
+            tell(verdict, self.console)
+            self.note()
 
 
 def with_rate(scenario: Scenario, rate: float) -> Scenario:
