@@ -3,7 +3,9 @@
 import os
 
 from django.conf import settings
+from django.core import signals
 from django.core.wsgi import get_wsgi_application
+from django.db import close_old_connections, reset_queries
 
 from apps.collecting import collect_rarely
 from notify_project.front import Front, Limits
@@ -20,4 +22,7 @@ application = Front(
         queue_timeout_s=settings.WEB_QUEUE_TIMEOUT_S,
     ),
 )
+# What a request borrowed goes back to the pool at its end; at the start of the next there is nothing to look after.
+for receiver in (reset_queries, close_old_connections):
+    signals.request_started.disconnect(receiver)
 collect_rarely()

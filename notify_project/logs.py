@@ -215,8 +215,8 @@ def _write(line: str) -> None:
     stream = sys.stderr
     data = line.encode("utf-8", "backslashreplace") + b"\n"
     with suppress(OSError, ValueError):
-        if stream is sys.__stderr__ and len(data) <= select.PIPE_BUF:
-            os.write(stream.fileno(), data)  # in one piece by itself: threads need not wait for each other
+        if (own := sys.__stderr__) is not None and stream is own and len(data) <= select.PIPE_BUF:
+            os.write(own.fileno(), data)  # in one piece by itself: threads need not wait for each other
             return
         with _write_lock:
             stream.write(line + "\n")
