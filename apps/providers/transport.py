@@ -26,6 +26,7 @@ from apps.providers.tls import ConnectError, client_context, connect
 CONNECTIONS = 4  # to one origin, where the server allows few streams on each
 MAX_SENDINGS = 3
 MAX_IDLE_S = 90.0  # after which a firewall on the way may have forgotten a connection
+HTTP1_S = 600.0  # how long a server that did not offer HTTP/2 is not asked again
 TRANSPORTS_PER_THREAD = 6  # one for each time-out in use
 # Of many answers, all that arrive within this time are taken in one go.
 GATHER_S = 0.002
@@ -55,6 +56,7 @@ class _Line:
         self.waiting: deque[_Task] = deque()
         self.allowance = Allowance()
         self.is_http1 = False
+        self._asked_at = 0.0
         self.is_shut = False  # no new connections for the rest of the call
 
     @property
@@ -71,7 +73,7 @@ class _Line:
         sock = connect(self._host, self._port, client_context(self._ca_file, "h2", "http/1.1"), self._limits.connect_s)
         if sock.selected_alpn_protocol() != "h2":
             sock.close()
-            self.is_http1 = True
+            self.is_http1, self._asked_at = True, time.monotonic()
             return None
         self.connections.append(Connection(sock, self._authority, self._limits.total_s))
         return self.connections[-1]
@@ -79,6 +81,7 @@ class _Line:
     def refresh(self, now: float) -> None:
         """Hear what came since the last call, such as the end of a connection."""
         self.is_shut = False
+        self.is_http1 = self.is_http1 and now - self._asked_at < HTTP1_S
         for connection in self.connections:
             if now - connection.last_used > MAX_IDLE_S:
                 connection.close()

@@ -69,6 +69,15 @@ class TestAnswers:
         assert found.is_h2 is offers_h2
         assert len(others) == (0 if offers_h2 else 1)  # the first finds out what the server speaks, and no more
 
+    def test_a_server_without_http2_is_asked_again_after_a_while(
+        self, transport: Transport, start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+    ):
+        server = start_server(lambda _: Reply(), offers_h2=False)
+        transport.send_all([request_to(server.url)])
+        monkeypatch.setattr(transport_module, "HTTP1_S", 0.0)
+        assert isinstance(transport.send_all([request_to(server.url)])[0], ProviderResponse)
+        assert len(server.connections) == 3
+
     def test_requests_share_one_connection_at_the_same_time(self, transport: Transport, start_server: StartServer):
         server = start_server(lambda body: Gather(60) if body == b"together" else Reply())
         transport.send_all([request_to(server.url)])  # only now it is known to speak HTTP/2
