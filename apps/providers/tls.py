@@ -4,6 +4,7 @@ import socket
 import ssl
 import threading
 import time
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
@@ -57,14 +58,15 @@ def _handshake_reason(error: OSError) -> str:
 
 
 def _resolve(host: str, port: int, timeout_s: float) -> list[Any]:
-    """What ``getaddrinfo`` says. It knows no time-out, so it is asked by a thread that may be left behind."""
+    """What ``getaddrinfo`` says. It knows no time-out, so it is asked by a thread that may be left behind; but for what
+    is an address already."""
+    with suppress(OSError, UnicodeError):
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     found: list[Any] = []
 
     def ask() -> None:
-        try:
+        with suppress(OSError, UnicodeError):
             found.extend(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
-        except (OSError, UnicodeError):
-            pass
 
     asking = threading.Thread(target=ask, name="resolve", daemon=True)
     asking.start()

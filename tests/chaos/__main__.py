@@ -38,10 +38,12 @@ def main(arguments: Sequence[str]) -> int:
             rate=options.rate,
             seeds=options.seeds,
             is_verbose=options.verbose,
-            note=lambda: report.write(make_report(), options.json),
+            note=lambda: None if options.into else report.write(make_report(), options.json),
         )
         session.run(options.only, options.brokers)
     made = make_report()
+    if options.into:
+        options.json, made = options.into, report.merge(report.read(options.into), made)
     report.show(made, console)
     report.write(made, options.json)
     console.print(f"written to {options.json}")
@@ -60,6 +62,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--scale", type=float, default=1.0, help="stretches the scenarios' time")
     parser.add_argument("--rate", type=float, default=1.0, help="multiplies their load")
     parser.add_argument("--json", type=Path, default=report.RESULTS)
+    parser.add_argument("--into", type=Path, help="a run's file, in which this one takes the place of what it repeats")
     parser.add_argument("--home", type=Path, help="keep the stacks' data and logs here; else they are deleted")
     parser.add_argument("--verbose", action="store_true")
     return parser.parse_args(arguments)

@@ -69,6 +69,23 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+def merge(earlier: Report, later: Report) -> Report:
+    """``earlier`` with what ``later`` ran again in place of what it said of the same scenario and broker."""
+    again = {(one.number, one.broker) for one in later.verdicts}
+    verdicts = [one for one in earlier.verdicts if (one.number, one.broker) not in again] + list(later.verdicts)
+    verdicts.sort(key=lambda one: (one.number, one.broker != "valkey"))
+    return msgspec.structs.replace(
+        later,
+        command=f"{earlier.command}`, then `{later.command}",
+        seed=f"{earlier.seed}`, `{later.seed}",
+        took_s=earlier.took_s + later.took_s,
+        accepted=sum(one.tally.accepted for one in verdicts),
+        verdicts=tuple(verdicts),
+        omissions=(*earlier.omissions, *later.omissions),
+        failures=(*earlier.failures, *later.failures),
+    )
+
+
 def describe_machine() -> str:
     """Cores, memory, system."""
     memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
