@@ -130,6 +130,8 @@ class _Call:
                 return
             self._start(line, connection, room)
             connection.flush()
+            if connection.is_closed:  # it was lost since the last call
+                self.take_verdicts(line, time.monotonic())
 
     def _start(self, line: _Line, connection: Connection[_Task], room: int) -> None:
         now, waiting, requests = time.monotonic(), line.waiting, self.requests
@@ -235,10 +237,9 @@ class Transport:
         now = time.monotonic()
         for connection in connections:
             connection.expire(now)
+            connection.flush()
         for line in lines:
             call.take_verdicts(line, now)
-        for connection in connections:
-            connection.flush()
 
     def _leave(self, lines: Sequence[_Line]) -> None:
         """Requests are under way here only when the call was interrupted: the next must not meet this one's answers."""

@@ -1,4 +1,5 @@
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -233,6 +234,26 @@ class TestLeft:
         outcomes = transport.send_all([request_to(server.url, body) for body in bodies])
         assert sorted(waiting) == sorted(bodies)
         assert all(isinstance(outcome, TransportFailure) and outcome.has_left for outcome in outcomes)
+
+    @pytest.mark.parametrize("count", [1, 100])
+    def test_a_connection_lost_on_writing_has_its_outcomes_too(
+        self, transport: Transport, start_server: StartServer, monkeypatch: pytest.MonkeyPatch, count: int
+    ):
+        server = start_server(lambda _: Reply())
+        transport.send_all([request_to(server.url)])
+        sends = iter([BrokenPipeError])
+        real = ssl.SSLSocket.send
+
+        def send(sock: ssl.SSLSocket, data: bytes, flags: int = 0) -> int:
+            if (error := next(sends, None)) is not None and not sock.server_side:
+                raise error
+            return real(sock, data, flags)
+
+        monkeypatch.setattr(ssl.SSLSocket, "send", send)
+        outcomes = transport.send_all([request_to(server.url)] * count)
+        assert len(outcomes) == count
+        assert isinstance(outcomes[0], TransportFailure)
+        assert outcomes[0].has_left
 
     def test_a_stream_reset_with_an_error_may_have_been_processed(
         self, transport: Transport, start_server: StartServer
