@@ -264,8 +264,7 @@ class Connection(Generic[T]):
             self._drop(stream)
         else:
             del self._streams[stream.number]
-        response = ProviderResponse(stream.status, _Fields(stream.block), stream.body, now - stream.started)
-        self.verdicts.append((stream.task, response))
+        self.verdicts.append((stream.task, _response(stream, now)))
 
     def _drop(self, stream: Stream[T]) -> None:
         """Tell the peer that nobody listens to the stream any more."""
@@ -359,8 +358,7 @@ class Connection(Generic[T]):
     def _on_oversize(self, stream: Stream[T], now: float) -> None:
         self._drop(stream)
         if stream.status >= 400:  # an error page, cut: its status is what matters
-            response = ProviderResponse(stream.status, _Fields(stream.block), stream.body, now - stream.started)
-            self.verdicts.append((stream.task, response))
+            self.verdicts.append((stream.task, _response(stream, now)))
         else:
             self._fail(stream, "answer too large", now)
 
@@ -435,6 +433,10 @@ class Connection(Generic[T]):
         if flags & END_HEADERS:
             self._continued = None
             self._on_block(number, first_flags, block, now)
+
+
+def _response(stream: Stream[T], now: float) -> ProviderResponse:
+    return ProviderResponse(stream.status, _Fields(stream.block), stream.body, now - stream.started)
 
 
 def _frame(kind: int, flags: int, number: int, content: bytes) -> bytes:
