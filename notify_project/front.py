@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any
@@ -32,6 +33,11 @@ BODY_METHODS = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
 PROBE_THREADS = 4
 _CHUNKED_PREFIX = "/v1/"
+# A body nobody wants is thrown away as it comes: whoever closes on unread bytes resets the connection, and the caller,
+# or the proxy before us, never sees why. Until it has come, or so many bytes, or so long at all or between two pieces.
+UNWANTED_BYTES = 16 << 20
+UNWANTED_S = 2.0
+UNWANTED_PAUSE_S = 0.25
 # Two of these are a contradiction, and whoever is in front of us may have believed the other one.
 _SINGLE_HEADERS = frozenset(
     {b"authorization", b"content-length", b"content-type", b"host", b"x-api-key", b"x-idempotency-key"}
@@ -81,7 +87,9 @@ class Front:
         threads = self._probe_threads if environ["PATH_INFO"] in PROBES else self._threads
         status, headers, content = await threads.run(environ)
         if refusal is not None:
-            headers.append((b"connection", b"close"))  # the rest of the body is not waited for
+            headers.append((b"connection", b"close"))
+            if refusal not in (Refusal.BODY_INCOMPLETE, Refusal.BODY_TOO_SLOW):
+                await _discard_body(environ, receive)
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": content})
 
@@ -220,6 +228,20 @@ def _make_environ(scope: Scope) -> tuple[Environ, Refusal | None]:
         else:
             environ[key] += f"; {text}" if name == b"cookie" else f",{text}"
     return environ, refusal
+
+
+async def _discard_body(environ: Environ, receive: Receive) -> None:
+    """What is still coming of a body that is refused. Nobody who waits for ``100 Continue`` is told to go on."""
+    if environ["REQUEST_METHOD"] not in BODY_METHODS or "HTTP_EXPECT" in environ:
+        return
+    left = UNWANTED_BYTES
+    with suppress(TimeoutError):
+        async with asyncio.timeout(UNWANTED_S):
+            while left > 0:
+                message = await asyncio.wait_for(receive(), UNWANTED_PAUSE_S)
+                left -= len(message.get("body", b""))
+                if not message.get("more_body"):  # nor has a disconnect
+                    return
 
 
 def _check_framing(environ: Environ, body_limit: int) -> Refusal | None:

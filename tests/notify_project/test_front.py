@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from notify_project import front as front_module
 from notify_project.front import Environ, Front, Limits
 from notify_project.refusals import REFUSAL, Refusal
 
@@ -45,7 +46,10 @@ async def call(front: Front, *messages: dict[str, Any], **changes: Any) -> tuple
 
     async def receive() -> dict[str, Any]:
         await asyncio.sleep(0)
-        return next(incoming)
+        for message in incoming:
+            return message
+        await asyncio.Event().wait()  # as a server does when no more has come
+        raise AssertionError
 
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
@@ -121,6 +125,28 @@ def declare(length: bytes) -> list[tuple[bytes, bytes]]:
 def test_bad_framing_is_refused_without_a_body(messages: Any, headers: Any, refusal: Refusal) -> None:
     seen = ask(Front(tell, LIMITS), *messages, headers=headers)
     assert (seen[REFUSAL], seen["body"]) == (refusal, "")
+
+
+def test_body_that_is_refused_is_let_come_and_thrown_away_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unread bytes at the close of a connection reset it, and the caller never sees the answer."""
+    monkeypatch.setattr(front_module, "UNWANTED_BYTES", 500)
+    coming = [piece(b"a" * 100) for _ in range(9)]
+
+    def taken(*messages: dict[str, Any], headers: list[tuple[bytes, bytes]]) -> int:
+        left = list(messages)
+
+        async def receive() -> dict[str, Any]:
+            return left.pop(0)
+
+        async def send(message: dict[str, Any]) -> None:
+            assert message.get("status", 200) == 200
+
+        asyncio.run(Front(tell, LIMITS)(make_scope(headers=headers), receive, send))  # type: ignore[arg-type]
+        return len(messages) - len(left)
+
+    assert taken(*coming[:3], piece(b"", is_last=True), piece(b"of the next"), headers=declare(b"1001")) == 4
+    assert taken(*coming, headers=declare(b"1001")) == 5
+    assert taken(*coming, headers=[*declare(b"1001"), (b"expect", b"100-continue")]) == 0
 
 
 def test_bodies_that_arrive_together_have_a_limit_together() -> None:

@@ -56,6 +56,9 @@ def test_bad_requests_to_a_real_server_are_4xx_problems(server: Server) -> None:
     pieces = (ten_megabytes[at : at + 65_536] for at in range(0, len(ten_megabytes), 65_536))
     status, document, _ = server.ask("POST", path, pieces, **headers)
     assert (status, document["type"]) == (413, "/problems/body-too-large")
+    # Nor is a caller cut off who looks for the answer only when all is out, as proxies do.
+    head = b"POST %b HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % (path.encode(), len(ten_megabytes))
+    assert server.exchange(head, ten_megabytes)[1]["type"] == "/problems/body-too-large"
     assert server.resident_bytes() - memory < 8 * MEGABYTE
 
     # A small chunked body is read like any other: what is wrong with it are its fields.
