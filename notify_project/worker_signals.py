@@ -1,6 +1,5 @@
 """What a Celery process does besides its tasks: pass traces on, and show its metrics where web cannot do it for it."""
 
-import os
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -19,6 +18,7 @@ from structlog import contextvars as log_context
 
 from apps import trace
 from apps.collecting import collect_rarely
+from notify_project.priority import give_way
 from notify_project.scrape import scrape_registry
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def prepare_attendant(sender: str, instance: Any, **kwargs: Any) -> None:
 def settle(**kwargs: Any) -> None:
     """All code is loaded. Also finds its place among the machine's processes."""
     collect_rarely()
-    os.nice(settings.WORKER_NICE)
+    give_way(settings.WORKER_NICE)
 
 
 @worker_ready.connect
