@@ -80,13 +80,20 @@ class HighLane:
             "X-Idempotency-Key": uuid.uuid4().hex,
             "Content-Type": "application/json",
         }
-        line = self._line()
-        line.request("POST", "/v1/notifications", json.dumps(body), head)
-        response = line.getresponse()
-        text = response.read()
+        try:
+            response, text = self._post(json.dumps(body), head)
+        except ConnectionError:  # a connection that lay idle was closed; the key is the same
+            self._line().close()
+            response, text = self._post(json.dumps(body), head)
         if response.status != 202:
             raise RuntimeError(f"{response.status}: {text[:300]!r}")
         return Sent(json.loads(text)["deliveries"][0]["id"], due, time.time())
+
+    def _post(self, body: str, head: dict[str, str]) -> tuple[http.client.HTTPResponse, bytes]:
+        line = self._line()
+        line.request("POST", "/v1/notifications", body, head)
+        response = line.getresponse()
+        return response, response.read()
 
     def _line(self) -> http.client.HTTPConnection:
         if not hasattr(self._local, "line"):
