@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from math import ceil
 from urllib.parse import urlsplit
 
+import structlog
 from django.conf import settings
 
 from apps.providers.allowance import Allowance
@@ -31,6 +32,8 @@ TRANSPORTS_PER_THREAD = 6  # one for each time-out in use
 # Of many answers, all that arrive within this time are taken in one go.
 GATHER_S = 0.002
 CROWD = 32  # requests in flight
+GIVEN_UP = "broken off"
+log = structlog.get_logger("notify.providers.transport")
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +145,18 @@ class _Call:
             except ValueError:
                 self.fail(task, "malformed request")
 
+    def give_up(self, lines: Sequence[_Line]) -> None:
+        """Break off: what was answered stands, and of the rest it is known whether it has left."""
+        for line in lines:
+            for connection in line.connections:
+                connection.close(GIVEN_UP)
+            self.take_verdicts(line, time.monotonic())
+            while line.waiting:
+                self.fail(line.waiting.popleft(), GIVEN_UP)
+        for index, outcome in enumerate(self.outcomes):
+            if outcome is None:  # on its way into a connection
+                self.outcomes[index] = TransportFailure(True, GIVEN_UP)
+
     def take_verdicts(self, line: _Line, now: float) -> None:
         latency_s, count = 0.0, 0
         for connection in line.connections:
@@ -171,7 +186,7 @@ class Transport:
     def send_all(self, requests: Sequence[ProviderRequest]) -> list[Outcome]:
         """Send ``requests`` at once, each at most once as far as any server may have read it, and return their outcomes
         in the same order. Takes ``limits.call_s + limits.connect_s + limits.total_s`` seconds at most; never raises
-        for what a network or a server does."""
+        for what a network or a server does, nor once something may have left."""
         call = _Call(requests, self._limits)
         lines = self._assign(call)
         try:
@@ -184,6 +199,10 @@ class Transport:
                 if not busy:
                     break
                 self._advance(call, busy)
+        except Exception:
+            # A bug of ours, or the system's. What has left must be known all the same: it would be sent again.
+            log.exception("transport_failed", requests=len(requests))
+            call.give_up(lines)
         finally:
             self._leave(lines)
         self._send_http1(call, lines)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from apps.providers import transport as transport_module
-from apps.providers.allowance import START
+from apps.providers.allowance import START, Allowance
 from apps.providers.authorities import ca_bundle
 from apps.providers.curl_transport import CurlTransport
 from apps.providers.limits import Limits
@@ -298,6 +298,29 @@ class TestLifetime:
         thread.join()
         assert thread_transport() is mine
         assert others[0] is not mine
+
+    def test_a_failure_of_our_own_leaves_no_outcome_unknown_that_is_known(
+        self, transport: Transport, start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+    ):
+        server = start_server(lambda body: Hang() if body == b"slow" else Reply(body=body))
+        wait, is_answered = transport_module._wait, threading.Event()
+
+        def break_after_an_answer(*arguments: object) -> None:
+            if is_answered.is_set():
+                raise OSError(22, "Invalid argument")
+            wait(*arguments)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(transport_module, "_wait", break_after_an_answer)
+        monkeypatch.setattr(Allowance, "learn", lambda *_: is_answered.set())
+        monkeypatch.setattr("apps.providers.allowance.START", 2)
+        bodies = [b"quick", b"slow", b"slow", b"never sent"]
+        quick, *left, waiting = transport.send_all([request_to(server.url, body) for body in bodies])
+        assert isinstance(quick, ProviderResponse)
+        assert [outcome.has_left for outcome in left if isinstance(outcome, TransportFailure)] == [True, True]
+        assert isinstance(waiting, TransportFailure)
+        assert not waiting.has_left
+        monkeypatch.undo()
+        assert isinstance(transport.send_all([request_to(server.url)])[0], ProviderResponse)
 
     @pytest.mark.parametrize("offers_h2", [True, False])
     def test_an_interrupted_call_leaves_no_answers_for_the_next(
