@@ -5,7 +5,6 @@ whole worker over a message without an id. Here all of that ends in ``notif.dead
 """
 
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -15,7 +14,6 @@ from kombu.message import Message
 from apps.delivery.message_checks import CHECKS
 from notify_project.garbage import keep_on_redis, report
 
-EVENTS_S = 0.25  # Flower hears of tasks so often
 MAX_BODY_BYTES = 262_144  # a doorbell of 500 ids has 20,000
 log = structlog.get_logger("notify.consumer")
 
@@ -44,25 +42,11 @@ def find_fault(message: Message, tasks: Mapping[str, Any]) -> str | None:
 
 
 class CarefulConsumer(Consumer):
-    """Celery's consumer with ``find_fault`` before it, without delays by the broker (it would declare 28 queues for
-    what is never used here), and with fewer messages about tasks."""
+    """Celery's consumer with ``find_fault`` before it, and without delays by the broker: it would declare 28 queues for
+    what is never used here."""
 
     class Blueprint(Consumer.Blueprint):  # type: ignore[misc, valid-type]
         default_steps = [step for step in Consumer.Blueprint.default_steps if not step.endswith(":DelayedDelivery")]
-
-    def register_with_event_loop(self, hub: Any) -> None:
-        """Celery publishes each event of a task as it happens, three for an urgent push, which is a fifth of what that
-        costs a worker, and in its way. Here they go together."""
-        super().register_with_event_loop(hub)
-        hub.call_repeatedly(EVENTS_S, self._flush_events)  # type: ignore[attr-defined]
-
-    def on_send_event_buffered(self) -> Any:
-        """The next flush takes it."""
-
-    def stop(self) -> None:
-        with suppress(*self.connection_errors, *self.channel_errors):  # type: ignore[attr-defined]
-            self._flush_events()  # type: ignore[attr-defined]
-        super().stop()
 
     def create_task_handler(self, *args: Any, **options: Any) -> Any:
         handle = super().create_task_handler(*args, **options)
