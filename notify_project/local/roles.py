@@ -21,11 +21,10 @@ STORE_ROLES = (POSTGRES, BROKER, CACHE)
 OPTIONAL_ROLES = (WEB, *WORKER_ROLES, BEAT, FLOWER, SANDBOX)
 APP = "notify_project"
 # A worker whose database falls silent waits no longer than this either; some statements of housekeeping are long.
-# Bulk work gives way to everything else on its machine.
 SETTINGS = {
     WEB: {"DATABASE_STATEMENT_TIMEOUT_MS": "5000"},
     HIGH: {"DATABASE_STATEMENT_TIMEOUT_MS": "5000"},
-    BULK: {"DATABASE_STATEMENT_TIMEOUT_MS": "5000", "WORKER_NICE": "10"},
+    BULK: {"DATABASE_STATEMENT_TIMEOUT_MS": "5000"},
     HOUSEKEEPING: {"DATABASE_STATEMENT_TIMEOUT_MS": "30000"},
 }
 WEB_CONNECTIONS = 4096  # of each web process
