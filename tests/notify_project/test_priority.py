@@ -8,21 +8,16 @@ SWITCH = Path("/proc/sys/kernel/sched_autogroup_enabled")
 PROGRAM = """
 import os
 from notify_project.priority import AUTOGROUP, give_way
-give_way({nice})
+give_way(7)
 print(os.nice(0), AUTOGROUP.read_text().split()[-1] if AUTOGROUP.exists() else "")
 """
 
 
-def give_way_elsewhere(nice: int) -> list[str]:
-    program = PROGRAM.format(nice=nice)
-    done = subprocess.run(
-        [sys.executable, "-c", program], start_new_session=True, capture_output=True, text=True, check=True
-    )
-    return done.stdout.split()
-
-
 def test_process_and_its_session_give_way() -> None:
-    nice, *session = give_way_elsewhere(7)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], start_new_session=True, capture_output=True, text=True, check=True
+    )
+    nice, *session = done.stdout.split()
     assert nice == "7"
     if SWITCH.exists() and SWITCH.read_text().strip() == "1":
         assert session == ["7"]
