@@ -81,7 +81,9 @@ Action = Reply | Hang | Close | Cut | Reset | RefuseStream | GoAway | Truncate |
 
 @dataclass
 class Connection:
-    is_h2: bool
+    """Kept from when it was accepted; what it speaks is known once TLS stands."""
+
+    is_h2: bool = False
     bodies: list[bytes] = field(default_factory=list)
 
 
@@ -156,11 +158,12 @@ class WireServer:
                 return
             raw.settimeout(10)
             self._sockets.append(raw)
-            thread = threading.Thread(target=self._serve, args=(raw,), daemon=True)
+            self.connections.append(Connection())
+            thread = threading.Thread(target=self._serve, args=(raw, self.connections[-1]), daemon=True)
             self._threads.append(thread)
             thread.start()
 
-    def _serve(self, raw: socket.socket) -> None:
+    def _serve(self, raw: socket.socket, connection: Connection) -> None:
         # OSError: the client went away or the test is over; either way this connection is done.
         with (
             contextlib.suppress(OSError, EOFError),
@@ -171,8 +174,7 @@ class WireServer:
             if self._is_stopping:
                 return
             tls.do_handshake()
-            connection = Connection(is_h2=tls.selected_alpn_protocol() == "h2")
-            self.connections.append(connection)
+            connection.is_h2 = tls.selected_alpn_protocol() == "h2"
             stream = _Http2(tls, self._decide) if connection.is_h2 else _Http1(tls, self._decide)
             stream.serve(connection)
 

@@ -1,6 +1,7 @@
 """Command line of the sandbox: ``init`` makes keys and certificates, ``serve`` runs it."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -70,4 +71,8 @@ def _port(text: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    sys.stdout.flush()
+    # Everything is closed. Were the interpreter taken down in good order, a thread of granian's that waits for it would
+    # be ended inside Rust, which panics, now and then: https://github.com/PyO3/pyo3/pull/4874
+    os._exit(status)

@@ -145,7 +145,7 @@ class TestEvents:
     def test_processed_and_delivered_come_signed_with_our_id(self, sandbox, web):
         message_id = sandbox.mail("ada@example.com").headers["X-Message-Id"]
         events = collect_events(sandbox, web, 2)
-        assert [event["event"] for event in events] == ["processed", "delivered"]
+        assert {event["event"] for event in events} == {"processed", "delivered"}
         assert {event["delivery_id"] for event in events} == {sandbox.ledger()[0]["delivery_id"]}
         assert len({event["sg_event_id"] for event in events}) == 2
         assert all(event["sg_message_id"].startswith(message_id) for event in events)
@@ -171,7 +171,7 @@ class TestEvents:
     def test_address_conventions(self, sandbox, web, local_part, expected):
         sandbox.mail(f"{local_part}@example.com")
         events = collect_events(sandbox, web, len(expected))
-        assert [event["event"] for event in events] == expected
+        assert sorted(event["event"] for event in events) == sorted(expected)
 
     def test_forged_events_do_not_verify(self, sandbox, web):
         sandbox.set_receipts("sendgrid", delay_ms=1, forge=True)
