@@ -88,8 +88,8 @@ class Front:
         status, headers, content = await threads.run(environ)
         if refusal is not None:
             headers.append((b"connection", b"close"))
-            if refusal not in (Refusal.BODY_INCOMPLETE, Refusal.BODY_TOO_SLOW):
-                await _discard_body(environ, receive)
+            if _is_body_coming(environ, refusal):
+                await _discard_body(receive)
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": content})
 
@@ -230,10 +230,14 @@ def _make_environ(scope: Scope) -> tuple[Environ, Refusal | None]:
     return environ, refusal
 
 
-async def _discard_body(environ: Environ, receive: Receive) -> None:
-    """What is still coming of a body that is refused. Nobody who waits for ``100 Continue`` is told to go on."""
-    if environ["REQUEST_METHOD"] not in BODY_METHODS or "HTTP_EXPECT" in environ:
-        return
+def _is_body_coming(environ: Environ, refusal: Refusal) -> bool:
+    """Whether there may be more to read of a refused request. To read is also what tells a caller who waits for
+    ``100 Continue`` to go on."""
+    is_at_end = refusal in (Refusal.BODY_INCOMPLETE, Refusal.BODY_TOO_SLOW)
+    return environ["REQUEST_METHOD"] in BODY_METHODS and "HTTP_EXPECT" not in environ and not is_at_end
+
+
+async def _discard_body(receive: Receive) -> None:
     left = UNWANTED_BYTES
     with suppress(TimeoutError):
         async with asyncio.timeout(UNWANTED_S):
