@@ -1,5 +1,7 @@
 """Which TCP ports on loopback the local stack listens on."""
 
+import itertools
+import random
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -9,6 +11,11 @@ from typing import Self
 from notify_project.local.errors import LocalError
 
 LOOPBACK = "127.0.0.1"
+LOWEST = 12_000  # above those that well-known servers listen on
+TRIES = 20
+OUTGOING = Path("/proc/sys/net/ipv4/ip_local_port_range")
+# Never the same one twice in a row, and hardly that of another process that looks for one now.
+_steps = itertools.count(random.randrange(1 << 16))  # noqa: S311 (no secret)
 _DEFAULTS = {"web": 8000, "flower": 5555, "sandbox": 8443, "sandbox_http": 8025, "sandbox_smtp": 8587}
 
 
@@ -72,10 +79,24 @@ def free_port(preferred: int | None = None) -> int:
     """A TCP port that is free on loopback now: ``preferred`` if that is free, else any."""
     if preferred is not None and is_port_free(preferred):
         return preferred
+    # Not one that the system gives to outgoing connections: it could do so before the server listens.
+    below = _first_outgoing_port()
+    for _ in range(TRIES if below > LOWEST else 0):
+        port = LOWEST + next(_steps) % (below - LOWEST)
+        if is_port_free(port):
+            return port
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port
+        any_port: int = probe.getsockname()[1]
+        return any_port
+
+
+def _first_outgoing_port() -> int:
+    """Where Linux's range of ports for outgoing connections begins (ip(7), ``ip_local_port_range``)."""
+    try:
+        return int(OUTGOING.read_text().split()[0])
+    except OSError:
+        return 0
 
 
 def is_port_free(port: int) -> bool:

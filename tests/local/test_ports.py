@@ -2,8 +2,9 @@ import socket
 
 import pytest
 
+from notify_project.local import ports as ports_module
 from notify_project.local.errors import LocalError
-from notify_project.local.ports import LOOPBACK, Ports, free_port, is_port_free, stored_port
+from notify_project.local.ports import LOOPBACK, LOWEST, OUTGOING, Ports, free_port, is_port_free, stored_port
 
 
 @pytest.fixture
@@ -36,6 +37,22 @@ def test_auto_chooses_different_free_ports():
     chosen = {ports.web, ports.flower, ports.sandbox, ports.sandbox_http, ports.sandbox_smtp}
     assert len(chosen) == 5
     assert all(is_port_free(port) for port in chosen)
+
+
+def test_free_ports_are_none_of_those_for_outgoing_connections():
+    first_outgoing = int(OUTGOING.read_text().split()[0])
+    chosen = [free_port() for _ in range(50)]
+    assert len(set(chosen)) == 50
+    assert all(LOWEST <= port < first_outgoing for port in chosen)
+
+
+@pytest.mark.parametrize("outgoing", ["1024\t65535\n", None])
+def test_any_free_port_will_do_where_those_are_unknown_or_all(monkeypatch, tmp_path, outgoing):
+    path = tmp_path / "ip_local_port_range"
+    if outgoing is not None:
+        path.write_text(outgoing)
+    monkeypatch.setattr(ports_module, "OUTGOING", path)
+    assert is_port_free(free_port())
 
 
 def test_taken_port_is_named_with_its_variable(listener):

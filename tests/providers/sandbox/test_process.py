@@ -12,7 +12,8 @@ import pytest
 from cryptography import x509
 
 from apps.providers.sandbox.certificates import ensure_certificates
-from tests.providers.sandbox.conftest import free_port, run_command, wait_until
+from notify_project.local.ports import free_port
+from tests.providers.sandbox.conftest import run_command, wait_until
 
 
 def snapshot(data_dir) -> dict[str, bytes]:

@@ -1,6 +1,7 @@
 import pytest
 
-from tests.providers.sandbox.conftest import free_port, wait_until
+from notify_project.local.ports import free_port
+from tests.providers.sandbox.conftest import wait_until
 from tests.providers.sandbox.web import Web
 
 
