@@ -16,6 +16,7 @@ from django.db.utils import InterfaceError, OperationalError
 from psycopg_pool import PoolTimeout
 from structlog.contextvars import bound_contextvars
 
+from apps.channels import Channel, Lane
 from apps.delivery import ordering
 from apps.delivery.doorbell import ring_deliveries
 from apps.delivery.hygiene import retire_addresses
@@ -26,6 +27,7 @@ from apps.delivery.recording import record
 from apps.delivery.sending import Sending
 from apps.delivery.sources import Source, SourceKey
 from apps.trace import bind_trace
+from apps.yielding import note_urgent
 
 NAMED_DELIVERIES = 10
 SUSPECT_LAPSES = 2  # a row whose worker died this often is tried alone: it, or one beside it, may be what kills
@@ -71,7 +73,7 @@ def _try_alone(claims: Sequence[Claim]) -> None:
 
 
 def _deliver_claimed(claims: Sequence[Claim]) -> None:
-    now = datetime.now(UTC)
+    started, now = time.monotonic(), datetime.now(UTC)
     sending = Sending(read_at=now)
     sources: dict[SourceKey, Source] = {}
     try:
@@ -83,8 +85,14 @@ def _deliver_claimed(claims: Sequence[Claim]) -> None:
             sending.run(parcels)
             record(sending.outcomes, sources)
             retire_addresses(sending.dead_addresses)
+        if _is_urgent(claims) and sending.called_s:
+            note_urgent(Channel(claims[0].channel).label, time.monotonic() - started - sending.called_s)
     except Exception as error:
         _rescue(claims, sending, sources, error)
+
+
+def _is_urgent(claims: Sequence[Claim]) -> bool:
+    return len(claims) == 1 and claims[0].lane == Lane.HIGH
 
 
 def _rescue(claims: Sequence[Claim], sending: Sending, sources: Mapping[SourceKey, Source], error: Exception) -> None:

@@ -52,11 +52,13 @@ class _Journey(msgspec.Struct):
 
 class Sending:
     """A batch on its way. ``outcomes`` grows as providers answer, and holds what is settled even if something breaks
-    later: what a provider accepted must be recorded. ``dead_addresses`` is what they said about recipients."""
+    later: what a provider accepted must be recorded. ``dead_addresses`` is what they said about recipients,
+    ``called_s`` how long they took."""
 
     def __init__(self, read_at: datetime) -> None:
         self.outcomes: list[Outcome] = []
         self.dead_addresses: list[DeadAddress] = []
+        self.called_s = 0.0
         self._read_at = read_at
         self._lease_end = time.monotonic() + settings.DELIVERY_LEASE_S
         self._has_called = False
@@ -120,7 +122,9 @@ class Sending:
             tally = breaker.tally(results)
             breaker.report(provider.alias, tally.successes, tally.failures, was_probe=taken.is_probe)
         quotas.obey(provider.alias, results)
-        metrics.provider_call(provider.alias, time.perf_counter() - started)
+        called_s = time.perf_counter() - started
+        self.called_s += called_s
+        metrics.provider_call(provider.alias, called_s)
         _count_results(provider, results)
         return again
 

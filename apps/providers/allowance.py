@@ -1,10 +1,11 @@
 """How many requests may be under way to one provider at once."""
 
-from math import inf
+from apps.quickest import Quickest
 
-START, LEAST, MOST = 64, 16, 200
+START, LEAST, MOST = 64, 8, 200
 QUEUE_S = 0.015  # of waiting at the provider; or as long as an answer takes without, if that is longer
-BASE_S = 600.0  # the quickest answer of this time, and of as long before
+SHORT_QUEUE_S = 0.003  # the same while something urgent goes the same way
+BASE_S = 600.0
 
 
 class Allowance:
@@ -14,16 +15,14 @@ class Allowance:
 
     def __init__(self) -> None:
         self.limit = float(START)
-        self._base_s = self._next_base_s = inf
-        self._base_until = self._next_cut = 0.0
+        self._base = Quickest(BASE_S)
+        self._next_cut = 0.0
 
-    def learn(self, latency_s: float, now: float) -> None:
-        """From the mean of answers that came together."""
-        if now >= self._base_until:
-            self._base_s, self._next_base_s, self._base_until = self._next_base_s, inf, now + BASE_S
-        self._base_s, self._next_base_s = min(self._base_s, latency_s), min(self._next_base_s, latency_s)
-        if latency_s - self._base_s <= max(QUEUE_S, self._base_s):
+    def learn(self, quickest_s: float, mean_s: float, now: float, *, queue_s: float = QUEUE_S) -> None:
+        """From answers that came together: how long the quickest of them took, and all on average."""
+        self._base.learn(quickest_s, now)
+        if mean_s - self._base.value <= max(queue_s, self._base.value):
             self.limit = min(MOST, self.limit + 1.0)
         elif now >= self._next_cut:
-            self._next_cut = now + latency_s  # what is cut now shows after as long
+            self._next_cut = now + mean_s  # what is cut now shows after as long
             self.limit = max(LEAST, self.limit * 0.85)

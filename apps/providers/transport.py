@@ -10,13 +10,14 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, inf
 from urllib.parse import urlsplit
 
 import structlog
 from django.conf import settings
 
-from apps.providers.allowance import Allowance
+from apps import yielding
+from apps.providers.allowance import QUEUE_S, SHORT_QUEUE_S, Allowance
 from apps.providers.authorities import ca_bundle
 from apps.providers.curl_transport import CurlTransport
 from apps.providers.http2 import Connection, Refused
@@ -108,6 +109,7 @@ class _Call:
         self.requests = requests
         self.outcomes: list[Outcome | None] = [None] * len(requests)
         self.deadline = time.monotonic() + limits.call_s
+        self.is_yielding = False
 
     def fail(self, task: _Task, detail: str, *, latency_s: float = 0.0, was_started: bool = True) -> None:
         """For what has not left."""
@@ -158,19 +160,21 @@ class _Call:
                 self.outcomes[index] = TransportFailure(True, GIVEN_UP)
 
     def take_verdicts(self, line: _Line, now: float) -> None:
-        latency_s, count = 0.0, 0
+        latency_s, quickest_s, count = 0.0, inf, 0
         for connection in line.connections:
             for task, verdict in connection.verdicts:
                 if not isinstance(verdict, Refused):
                     self.outcomes[task.index] = verdict
                     latency_s, count = latency_s + verdict.latency_s, count + 1
+                    quickest_s = min(quickest_s, verdict.latency_s)
                 elif task.sending < MAX_SENDINGS:
                     line.waiting.append(_Task(task.index, task.path, task.sending + 1))
                 else:
                     self.fail(task, verdict.detail)
             connection.verdicts.clear()
         if count:
-            line.allowance.learn(latency_s / count, now)
+            queue_s = SHORT_QUEUE_S if self.is_yielding else QUEUE_S
+            line.allowance.learn(quickest_s, latency_s / count, now, queue_s=queue_s)
         line.tidy()
 
 
@@ -250,7 +254,9 @@ class Transport:
 
     def _advance(self, call: _Call, lines: Sequence[_Line]) -> None:
         connections = [connection for line in lines for connection in line.connections]
-        _wait(connections, call.deadline)
+        pause_s = yielding.pause_s()
+        call.is_yielding = pause_s > 0
+        _wait(connections, call.deadline, pause_s)
         for connection in connections:
             connection.receive()
         now = time.monotonic()
@@ -283,8 +289,8 @@ class Transport:
             call.outcomes[task.index] = outcome
 
 
-def _wait(connections: Sequence[Connection[_Task]], deadline: float) -> None:
-    """Until there is something to read, to write or to give up."""
+def _wait(connections: Sequence[Connection[_Task]], deadline: float, pause_s: float) -> None:
+    """Until there is something to read, to write or to give up; and for ``pause_s`` before it is read."""
     poll = select.poll()
     until, in_flight = deadline, 0
     for connection in connections:
@@ -293,8 +299,10 @@ def _wait(connections: Sequence[Connection[_Task]], deadline: float) -> None:
         until = min(until, connection.deadline() or until)
     is_read = poll.poll(min(500.0, max(1.0, ceil((until - time.monotonic()) * 1000))))
     if is_read and in_flight >= CROWD:
+        pause_s = max(pause_s, GATHER_S)
+    if is_read and pause_s:
         # Not time.sleep: it waits for a moment on a clock, and libfaketime, which skews clocks, answers with an error.
-        select.select((), (), (), GATHER_S)
+        select.select((), (), (), pause_s)
 
 
 def _split(url: str) -> tuple[str, str]:

@@ -1,10 +1,12 @@
 """Whose turn it is, how fast, and what stops a broadcast."""
 
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 from django.db import connection
 
+from apps import yielding
 from apps.channels import Channel
 from apps.clients.models import Client
 from apps.delivery.broadcasts import keeping, retention, services
@@ -173,6 +175,19 @@ def test_canary_within_its_limit_goes_on(client_row, wire):
     deliver_all()
     keeping.keep()
     assert state_of(broadcast) == State.RUNNING
+
+
+def test_broadcast_yields_while_it_sends_and_no_longer(client_row, wire, monkeypatch):
+    monkeypatch.setattr(yielding, "_pace", SimpleNamespace(multiple=lambda now: 1.0))
+    pauses = []
+    wire.answer = lambda provider, request: pauses.append(yielding.pause_s()) or ACCEPTED[provider]
+    make_people(3)
+    make_broadcast(client_row)
+    plan()
+    deliver_all()
+    assert len(wire.addresses) == 3
+    assert pauses[0] > 0
+    assert yielding.pause_s() == 0
 
 
 def test_canary_without_a_result_halts(client_row):

@@ -52,6 +52,21 @@ def test_every_channel_goes_out_over_its_provider(client_row, wire):
     assert Attempt.objects.count() == 0
 
 
+def test_single_urgent_deliveries_say_how_long_we_took(client_row, wire, monkeypatch):
+    noted = []
+    monkeypatch.setattr(dispatch, "note_urgent", lambda kind, seconds: noted.append((kind, seconds)))
+    recipient = RecipientFactory(devices=["t-1", "t-2"], phone="+15005550199")
+    [urgent] = accept(client_row.id, recipient.user_id, channels=(Channel.SMS,), lane=Lane.HIGH)
+    others = accept(client_row.id, recipient.user_id, channels=(Channel.PUSH,), lane=Lane.HIGH)
+    others += accept(client_row.id, recipient.user_id, channels=(Channel.SMS,), lane=Lane.BULK)
+    for ids in ([urgent.id], [one.id for one in others[:2]], [others[2].id]):
+        dispatch.deliver(ids)
+    assert {reload(one).status for one in (urgent, *others)} == {Status.SENT}
+    [(kind, seconds)] = noted
+    assert kind == "sms"
+    assert 0 < seconds < 5
+
+
 def test_duplicate_message_sends_once(client_row, wire):
     (delivery,) = accept(client_row.id, RecipientFactory().user_id)
     for _ in range(3):

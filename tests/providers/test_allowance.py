@@ -2,15 +2,22 @@
 
 import pytest
 
-from apps.providers.allowance import BASE_S, LEAST, MOST, QUEUE_S, START, Allowance
+from apps.providers.allowance import BASE_S, LEAST, MOST, QUEUE_S, SHORT_QUEUE_S, START, Allowance
 
 
-def settle(allowance: Allowance, base_s: float, per_request_s: float, start: float = 0.0, rounds: int = 600) -> float:
+def settle(
+    allowance: Allowance,
+    base_s: float,
+    per_request_s: float,
+    start: float = 0.0,
+    rounds: int = 600,
+    queue_s: float = QUEUE_S,
+) -> float:
     now = start
     for _ in range(rounds):
         latency_s = base_s + allowance.limit * per_request_s
         now += latency_s
-        allowance.learn(latency_s, now)
+        allowance.learn(latency_s, latency_s, now, queue_s=queue_s)
     return now
 
 
@@ -21,28 +28,36 @@ def test_a_provider_that_answers_all_alike_gets_as_many_as_there_may_be(base_s: 
     assert allowance.limit == MOST
 
 
-def test_a_queue_is_kept_short() -> None:
+@pytest.mark.parametrize("queue_s", [QUEUE_S, SHORT_QUEUE_S])
+def test_a_queue_is_kept_short(queue_s: float) -> None:
     allowance = Allowance()
-    allowance.learn(0.002, 0.0)  # a single request, before the crowd
-    settle(allowance, 0.002, 0.0005)
-    assert 0.7 * QUEUE_S < allowance.limit * 0.0005 < 1.2 * QUEUE_S
+    allowance.learn(0.002, 0.002, 0.0)  # a single request, before the crowd
+    settle(allowance, 0.002, 0.0001, queue_s=queue_s)
+    assert 0.7 * queue_s < allowance.limit * 0.0001 < 1.2 * queue_s
+
+
+def test_the_quickest_of_a_crowd_says_what_an_answer_takes_without_a_queue() -> None:
+    allowance = Allowance()
+    for number in range(200):
+        allowance.learn(0.002, 0.03, number * 0.03)
+    assert allowance.limit == LEAST
 
 
 def test_a_provider_that_chokes_still_gets_some() -> None:
     allowance = Allowance()
-    allowance.learn(0.01, 0.0)
+    allowance.learn(0.01, 0.01, 0.0)
     settle(allowance, 0.01, 0.05, rounds=300)  # minutes, but not so many that this is what it knows
     assert LEAST <= allowance.limit <= LEAST + 1
 
 
 def test_one_slow_answer_is_not_cut_for_twice() -> None:
     allowance = Allowance()
-    allowance.learn(0.01, 0.0)
-    allowance.learn(0.1, 1.0)
+    allowance.learn(0.01, 0.01, 0.0)
+    allowance.learn(0.1, 0.1, 1.0)
     cut = allowance.limit
-    allowance.learn(0.1, 1.05)
+    allowance.learn(0.1, 0.1, 1.05)
     assert START > cut == allowance.limit
-    allowance.learn(0.1, 1.2)
+    allowance.learn(0.1, 0.1, 1.2)
     assert allowance.limit < cut
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from apps import yielding
 from apps.providers import transport as transport_module
-from apps.providers.allowance import START, Allowance
+from apps.providers.allowance import QUEUE_S, SHORT_QUEUE_S, START, Allowance
 from apps.providers.authorities import ca_bundle
 from apps.providers.curl_transport import CurlTransport
 from apps.providers.limits import Limits
@@ -78,6 +79,20 @@ class TestAnswers:
         monkeypatch.setattr(transport_module, "HTTP1_S", 0.0)
         assert isinstance(transport.send_all([request_to(server.url)])[0], ProviderResponse)
         assert len(server.connections) == 3
+
+    def test_what_yields_pauses_before_it_reads_and_keeps_the_queue_short(
+        self, transport: Transport, start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+    ):
+        queues = []
+        learn = Allowance.learn
+        monkeypatch.setattr(Allowance, "learn", lambda *known, queue_s: queues.append(queue_s) or learn(*known))
+        server = start_server(lambda _: Reply())
+        for pause_s in (0.0, 0.05):
+            monkeypatch.setattr(yielding, "pause_s", lambda pause_s=pause_s: pause_s)
+            [outcome] = transport.send_all([request_to(server.url)])
+            assert isinstance(outcome, ProviderResponse)
+            assert outcome.latency_s >= pause_s
+        assert queues == [QUEUE_S, SHORT_QUEUE_S]
 
     def test_requests_share_one_connection_at_the_same_time(self, transport: Transport, start_server: StartServer):
         server = start_server(lambda body: Gather(60) if body == b"together" else Reply())
@@ -311,7 +326,7 @@ class TestLifetime:
             wait(*arguments)  # type: ignore[arg-type]
 
         monkeypatch.setattr(transport_module, "_wait", break_after_an_answer)
-        monkeypatch.setattr(Allowance, "learn", lambda *_: is_answered.set())
+        monkeypatch.setattr(Allowance, "learn", lambda *_, **__: is_answered.set())
         monkeypatch.setattr("apps.providers.allowance.START", 2)
         bodies = [b"quick", b"slow", b"slow", b"never sent"]
         quick, *left, waiting = transport.send_all([request_to(server.url, body) for body in bodies])

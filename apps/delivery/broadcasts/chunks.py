@@ -29,6 +29,7 @@ from apps.delivery.sources import Source, Standing
 from apps.delivery.statuses import Reason, Status
 from apps.preferences.loading_by_id import load_snapshots_by_id
 from apps.preferences.snapshots import RecipientSnapshot
+from apps.yielding import yielding
 
 MAX_LAPSES = 10  # a chunk over which workers died, or stumbled, so often is cut in two
 UNAVAILABLE_S = 1.0  # at least so long a chunk rests that no provider could be given
@@ -53,7 +54,7 @@ def deliver_chunk(chunk: Chunk) -> bool:
             return _put_down(chunk)
         snapshots = load_snapshots_by_id(chunk.recipient_ids, chunk.channel)
         candidates = make_candidates(chunk, source, snapshots)
-        with name_batch([candidate.claim for candidate in candidates], [source]):
+        with name_batch([candidate.claim for candidate in candidates], [source]), yielding():
             parcels, refused = sift(candidates, now)
             sending.outcomes += refused
             sending.run(parcels)
