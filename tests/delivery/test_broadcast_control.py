@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
+from uuid import uuid4
 
 import pytest
 from django.db import connection
@@ -461,6 +462,11 @@ def test_old_broadcasts_go_with_their_log(client_row, wire):
     assert not Chunk.objects.filter(broadcast_number=old.number).exists()
 
 
+def copy_of(broadcast: Broadcast) -> Broadcast:
+    named = {field.attname for field in Broadcast._meta.concrete_fields} - {"id", "number"}
+    return Broadcast(id=uuid4(), **{name: getattr(broadcast, name) for name in named})
+
+
 def test_claim_reads_its_index_alone(client_row):
     """However many chunks are done, or wait for the canary, a claim touches those that may go."""
     from apps.delivery.broadcasts import claiming  # noqa: PLC0415 - the statement is nobody else's business
@@ -468,7 +474,11 @@ def test_claim_reads_its_index_alone(client_row):
     make_people(3)
     make_broadcast(client_row, canary_share=0.5)
     plan()
+    over = Broadcast.objects.get()
+    over.finished_at = over.created_at
+    Broadcast.objects.bulk_create(copy_of(over) for _ in range(300))
     with connection.cursor() as cursor:
+        cursor.execute("ANALYZE broadcast")
         cursor.execute("SET LOCAL enable_seqscan = off")
         cursor.execute(f"EXPLAIN {claiming._CONTENDERS}", {"channel": int(Channel.PUSH)})
         explained = "\n".join(row[0] for row in cursor.fetchall())

@@ -266,6 +266,8 @@ def test_workers_at_once_never_take_two_of_a_line_and_keep_the_order(client_row,
 
     def work(seed):
         try:
+            with connection.cursor() as cursor:
+                cursor.execute("SET lock_timeout = '60s'")  # the order is at stake here, not the speed
             while sum(map(len, finished.values())) < len(everything) and not faults:
                 mine = claim_deliveries(everything[seed:] + everything[:seed], lease_s=30)
                 with guard:
