@@ -42,7 +42,7 @@ class TraceMiddleware:
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         started = time.perf_counter()
-        parent = trace.parse_traceparent(request.headers.get("traceparent"))
+        parent = trace.parse_traceparent(request.META.get("HTTP_TRACEPARENT"))
         edge_id = parent.trace_id if parent else trace.new_trace_id()
         request.trace_id = edge_id  # type: ignore[attr-defined]
         log_context.clear_contextvars()  # the thread served another request before

@@ -40,12 +40,11 @@ def alone_after_failure(
 
 
 class _Ticket(Generic[T, R]):
-    __slots__ = ("error", "group", "is_done", "item", "results", "turn")
+    __slots__ = ("error", "is_done", "item", "results", "turn")
 
     def __init__(self, item: T) -> None:
         self.item = item
-        self.turn = threading.Event()  # its work is done, or its thread has to do that of ``group``
-        self.group: list[_Ticket[T, R]] = []
+        self.turn = threading.Event()  # its work is done, or it is its thread's turn to do that of a group
         self.is_done = False
         self.results: list[R] = []  # one, or none and the error
         self.error: BaseException | None = None
@@ -67,54 +66,49 @@ class Grouping(Generic[T, R]):
         """The result for ``item``. What ``work`` raised is raised here too, for each of those who shared the run."""
         ticket: _Ticket[T, R] = _Ticket(item)
         with self._lock:
-            self._waiting.append(ticket)
             is_first = not self._running
-            group = self._begin() if is_first else []
-        while not ticket.is_done:
-            self._lead(group or self._await_turn(ticket))
-            group = []
+            if is_first:
+                self._running += 1
+            else:
+                self._waiting.append(ticket)
+        if is_first or self._is_to_lead(ticket):
+            self._lead(ticket)
         if ticket.error is not None:
             raise ticket.error
         return ticket.results[0]
 
-    def _begin(self) -> list[_Ticket[T, R]]:
-        self._running += 1
-        return self._gather()
-
-    def _gather(self) -> list[_Ticket[T, R]]:
-        return [self._waiting.popleft() for _ in range(min(len(self._waiting), self._max_size))]
-
-    def _await_turn(self, ticket: _Ticket[T, R]) -> list[_Ticket[T, R]]:
-        """Those whose work is the ticket's thread's to do; none if its own was done meanwhile."""
+    def _is_to_lead(self, ticket: _Ticket[T, R]) -> bool:
+        """Waits until somebody else has done the ticket's work, or it is its thread's turn to do that of a group."""
         if not ticket.turn.wait(self._patience_s):
             with self._lock:
                 if ticket in self._waiting:
-                    return self._begin()
+                    self._waiting.remove(ticket)
+                    self._running += 1
+                    return True
             ticket.turn.wait()
-        return ticket.group
+        return not ticket.is_done
 
-    def _lead(self, group: list[_Ticket[T, R]]) -> None:
-        if not group:
-            return
+    def _lead(self, ticket: _Ticket[T, R]) -> None:
+        with self._lock:  # only now: since it was its turn more may have come
+            others = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._max_size - 1))]
+        group = [ticket, *others]
         try:
-            results = self._work([ticket.item for ticket in group])
-            for ticket, result in zip(group, results, strict=True):
-                ticket.results.append(result)
+            results = self._work([one.item for one in group])
+            for one, result in zip(group, results, strict=True):
+                one.results.append(result)
         except BaseException as error:
-            for ticket in group:
-                ticket.error = error
+            for one in group:
+                one.error = error
         finally:
             self._hand_over(group)
 
-    def _hand_over(self, group: list[_Ticket[T, R]]) -> None:
+    def _hand_over(self, group: Sequence[_Ticket[T, R]]) -> None:
         with self._lock:
-            following = self._gather()
-            if following:
-                following[0].group = following
-            else:
+            heir = self._waiting.popleft() if self._waiting else None
+            if heir is None:
                 self._running -= 1
-        for ticket in group:
-            ticket.is_done = True
-            ticket.turn.set()
-        if following:
-            following[0].turn.set()
+        for one in group:
+            one.is_done = True
+            one.turn.set()
+        if heir is not None:
+            heir.turn.set()

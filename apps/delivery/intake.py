@@ -9,6 +9,7 @@ statement writes them only if that is the recipient's latest version and the key
 again, with what PostgreSQL says.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
@@ -202,6 +203,8 @@ def _announce(book: _Book, now: datetime) -> None:
 
 
 def _tell(drafts: Sequence[Draft]) -> None:
+    if not log.is_enabled_for(logging.INFO):
+        return
     if len(drafts) <= NAMED_NOTIFICATIONS:
         for draft in drafts:
             log.info("accepted", trace_id=draft.order.trace_id, **_describe(draft))

@@ -8,6 +8,7 @@ from apps.delivery.api.requests import IDEMPOTENCY_KEY_MAX
 from apps.problems import Problem
 
 IDEMPOTENCY_HEADER = "X-Idempotency-Key"
+_META_KEY = "HTTP_X_IDEMPOTENCY_KEY"
 IDEMPOTENCY_KEY_PATTERN = "^[\\x21-\\x7e]+$"
 
 
@@ -26,14 +27,14 @@ def idempotency_parameter(thing: str) -> OpenApiParameter:
 
 def read_idempotency_key(request: Request, thing: str) -> str:
     """The key of a request that makes a ``thing``; raises a 400 ``Problem`` if it is missing or malformed."""
-    key = request.headers.get(IDEMPOTENCY_HEADER)
+    key: str | None = request.META.get(_META_KEY)
     if not key:
         raise Problem(
             400,
             "idempotency-key-missing",
             f"the header {IDEMPOTENCY_HEADER} is required; choose a key of your own per {thing}, e.g. a UUID",
         )
-    if len(key) > IDEMPOTENCY_KEY_MAX or not all("!" <= character <= "~" for character in key):
+    if len(key) > IDEMPOTENCY_KEY_MAX or not (key.isascii() and key.isprintable() and " " not in key):
         raise Problem(
             400,
             "idempotency-key-invalid",
