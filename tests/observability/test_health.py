@@ -287,6 +287,7 @@ def look_anew(client):
 
 @pytest.mark.django_db(transaction=True)
 def test_a_full_disk_of_the_database_is_named_and_forgotten(client, swept, monkeypatch):
+    monkeypatch.setattr(database, "_disk_full_at", float("-inf"))  # and so it is for the next test
     problem = to_problem(caused_by(psycopg.errors.DiskFull("could not extend file")))
     assert (problem.status_code, problem.headers["Retry-After"]) == (503, "1")
     status, report = ask(client)
