@@ -74,6 +74,16 @@ def test_who_comes_while_one_is_at_work_shares_the_next_run(work, threads):
     assert grouping.run(9) == 18  # nobody is thought to be at work still
 
 
+def test_who_was_just_answered_and_calls_again_shares_the_next_run(work, threads):
+    grouping = Grouping(work, max_size=8, patience_s=60, gather_s=1.0)
+    first, others = start(threads, grouping, work, 2)
+    work.gate.set()
+    assert first.result(0.5) == 0
+    again = threads.submit(grouping.run, 3)
+    assert sorted(each.result(5) for each in (*others, again)) == [2, 4, 6]
+    assert [len(run) for run in work.runs] == [1, 3]
+
+
 def test_a_run_has_a_largest_size_and_nobody_is_left_over(work, threads):
     grouping = Grouping(work, max_size=2, patience_s=60)
     first, others = start(threads, grouping, work, 7)
