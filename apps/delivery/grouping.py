@@ -1,8 +1,8 @@
 """Calls that are made at the same time share one run of the work (group commit): one of their threads does it for all.
 
 Alone, a call does its own work at once. While one is at it, others gather, and the first of them then does the work of
-all, after ``gather_s``, as those who have just been answered often call again. Nobody waits long for a slow run: who has
-waited for ``patience_s`` goes ahead, with those who wait as well.
+all, after ``gather_s``, as those who have just been answered often call again. Nobody waits long for a slow run: who
+has waited for ``patience_s`` goes ahead, with those who wait as well.
 """
 
 import threading
