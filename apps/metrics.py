@@ -86,6 +86,9 @@ QUEUE_LATENCY = BatchHistogram(
 )
 GARBAGE = Counter("notify_garbage_total", "Messages no worker could use, kept in notif.dead.", ["queue", "reason"])
 SWEEP_RUNG = Counter("notify_sweep_rung_total", "Deliveries the sweep had to enqueue (again).")
+BROADCAST_PAUSES = Counter(
+    "notify_broadcast_pause_seconds_total", "Seconds for which broadcasts have yielded to urgent deliveries."
+)
 CACHE_HITS = Counter("notify_cache_hits_total", "Cache look-ups that found a current value.", ["cache"])
 CACHE_MISSES = Counter("notify_cache_misses_total", "Cache look-ups that went on to the database.", ["cache"])
 HTTP_REQUESTS = Counter("http_requests_total", "HTTP requests answered.", ["route", "method", "status"])
@@ -173,6 +176,11 @@ def garbage(queue: str, reason: str) -> None:
 def sweep_rung(n: int = 1) -> None:
     """The sweep enqueued ``n`` deliveries."""
     SWEEP_RUNG.inc(n)
+
+
+def broadcast_paused(seconds: float) -> None:
+    """A thread that sends a broadcast has paused for so long."""
+    BROADCAST_PAUSES.inc(seconds)
 
 
 def cache_lookup(cache: str, hits: int, misses: int) -> None:

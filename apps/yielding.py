@@ -14,6 +14,7 @@ from contextlib import contextmanager
 
 from django.conf import settings
 
+from apps import metrics
 from apps.quickest import Quickest
 from apps.redis_script import RedisScript
 
@@ -69,8 +70,7 @@ class Pace:
         if now >= self._hear_at and settings.BROADCAST_YIELD and self._lock.acquire(blocking=False):
             try:
                 self._hear_at = now + TELL_S
-                told = _HEAR.run([KEY], [])
-                self.learn(None if told is None else float(told))
+                self.learn(_hear())
             finally:
                 self._lock.release()
         return self._multiple if self._is_urgent else 0.0
@@ -81,6 +81,11 @@ class Pace:
         if strain is not None:
             step = STEP_UP if strain > HIGH_STRAIN else -STEP_DOWN
             self._multiple = min(settings.BROADCAST_YIELD, max(0.0, self._multiple + step))
+
+
+def _hear() -> float | None:
+    told = _HEAR.run([KEY], [])
+    return None if told is None else float(told)
 
 
 _strain = Strain()
@@ -95,6 +100,12 @@ def note_urgent(kind: str, seconds: float) -> None:
         _TELL.run([KEY], [f"{strain:.2f}", TOLD_FOR_MS])
 
 
+def strain_now() -> dict[tuple[str, ...], float]:
+    """The strain as a gauge has it: nothing while nothing urgent is going on."""
+    strain = _hear()
+    return {} if strain is None else {(): strain}
+
+
 @contextmanager
 def yielding() -> Iterator[None]:
     """Within the block the calling thread does what can wait."""
@@ -106,9 +117,12 @@ def yielding() -> Iterator[None]:
 
 
 def pause_s() -> float:
-    """For how long the calling thread is to pause now, for the CPU time it has used since it was last asked to."""
+    """For how long the calling thread is to pause now, for the CPU time it has used since it last asked."""
     before_s: float | None = getattr(_local, "used_s", None)
     if before_s is None:
         return 0.0
     _local.used_s = used_s = time.thread_time()
-    return min(MOST_PAUSE_S, _pace.multiple(time.monotonic()) * (used_s - before_s))
+    seconds = min(MOST_PAUSE_S, _pace.multiple(time.monotonic()) * (used_s - before_s))
+    if seconds:
+        metrics.broadcast_paused(seconds)
+    return seconds

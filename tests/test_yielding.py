@@ -6,7 +6,7 @@ import pytest
 from django_redis import get_redis_connection
 from pytest_django import Settings
 
-from apps import redis_script, yielding
+from apps import metrics, redis_script, yielding
 from apps.quickest import Quickest
 from apps.yielding import HIGH_STRAIN, KEY, STEP_DOWN, STEP_UP, TELL_S, TOLD_FOR_MS, Pace, Strain
 
@@ -112,6 +112,15 @@ def test_nobody_pauses_without_anything_urgent() -> None:
 def test_what_is_told_is_soon_forgotten() -> None:
     yielding.note_urgent("push", 0.002)
     assert 0 < get_redis_connection("default").pttl(KEY) <= TOLD_FOR_MS
+
+
+def test_strain_and_pauses_are_there_to_be_seen() -> None:
+    assert yielding.strain_now() == {}
+    yielding.note_urgent("push", 0.002)
+    assert yielding.strain_now() == {(): 1.0}
+    before = metrics.BROADCAST_PAUSES._value.get()
+    paused_s = pause_after(0.001)
+    assert metrics.BROADCAST_PAUSES._value.get() - before == pytest.approx(paused_s)
 
 
 def test_only_what_can_wait_pauses() -> None:

@@ -1,6 +1,6 @@
 from django.apps import AppConfig
 
-from apps import metrics
+from apps import metrics, yielding
 
 
 class DeliveryConfig(AppConfig):
@@ -22,4 +22,10 @@ class DeliveryConfig(AppConfig):
         )
         metrics.register_gauge(
             "notify_sweep_age_seconds", "Time since the last completed sweep.", [], lambda: heartbeat_ages("sweep")
+        )
+        metrics.register_gauge(
+            "notify_urgent_strain",
+            "How much longer our own work for an urgent delivery takes than it does undisturbed; none without any.",
+            [],
+            yielding.strain_now,
         )
