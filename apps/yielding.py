@@ -46,8 +46,8 @@ class Strain:
             base = self._bases.setdefault(kind, Quickest(BASE_S))
             base.learn(seconds, now)
             strain = seconds / base.value
-            is_fresh = now - self._noted_at > TOLD_FOR_MS / 1000
-            self._value = strain if is_fresh else self._value + WEIGHT * (strain - self._value)
+            is_stale = now - self._noted_at > TOLD_FOR_MS / 1000
+            self._value = strain if is_stale else self._value + WEIGHT * (strain - self._value)
             self._noted_at = now
             if now - self._told_at < TELL_S:
                 return None

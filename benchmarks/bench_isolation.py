@@ -211,7 +211,7 @@ class Bench:
 def main() -> int:
     options = _parse()
     counts = Counts(bulk=options.workers, bulk_threads=options.threads)
-    settings = {"BROADCAST_YIELD": str(options.broadcast_yield)}
+    settings = {} if options.broadcast_yield is None else {"BROADCAST_YIELD": str(options.broadcast_yield)}
     with Stage(counts=counts, broker=options.broker, settings=settings) as stage:
         make_people(1, options.people)
         run_product(stage, min(options.people, 2_000))  # warm-up
@@ -280,7 +280,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2, help="bulk worker processes")
     parser.add_argument("--threads", type=int, default=4, help="of each bulk worker")
-    parser.add_argument("--broadcast-yield", type=int, default=8, help="the setting of that name; 0: never yields")
+    parser.add_argument("--broadcast-yield", type=int, help="in place of the platform's; 0: never yields")
     parser.add_argument("--broker", choices=["valkey", "rabbitmq"], default="valkey")
     parser.add_argument("--name", default=NAME, help="of the files in benchmarks/results")
     return parser.parse_args()

@@ -33,6 +33,7 @@ from apps.providers.http2 import STREAMS
 from apps.providers.limits import Limits
 from apps.providers.messages import BuildContext, Message, ProviderRequest, ProviderResponse
 from apps.providers.transport import Transport
+from notify_project.local.ports import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "transport.json"
@@ -43,9 +44,7 @@ BATCH = 500  # what a task of the platform carries
 @contextmanager
 def sandbox(data_dir: Path) -> Iterator[dict[str, str]]:
     """A sandbox process; yields the lines of its credentials.env."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "apps.providers.sandbox"]
     place = ["--data-dir", str(data_dir), "--port", str(port)]
     subprocess.run([*command, "init", *place], cwd=ROOT, check=True)

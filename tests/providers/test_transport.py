@@ -14,6 +14,7 @@ from apps.providers.curl_transport import CurlTransport
 from apps.providers.limits import Limits
 from apps.providers.messages import MAX_BODY_BYTES, ProviderRequest, ProviderResponse, TransportFailure
 from apps.providers.transport import Transport, thread_transport
+from notify_project.local.ports import free_port
 from tests.providers.conftest import StartServer
 from tests.providers.wire import (
     Action,
@@ -41,12 +42,6 @@ def transport(authority: tuple[Path, Path]) -> Iterator[Transport]:
 
 def request_to(url: str, body: bytes = b"{}", **fields: object) -> ProviderRequest:
     return ProviderRequest(messages=(), url=url, body=body, **fields)  # type: ignore[arg-type]
-
-
-def unused_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class TestAnswers:
@@ -147,7 +142,7 @@ class TestNeverLeft:
         return outcome
 
     def test_a_refused_port(self, transport: Transport):
-        assert "refused" in self.failure(transport, request_to(f"https://127.0.0.1:{unused_port()}/")).detail
+        assert "refused" in self.failure(transport, request_to(f"https://127.0.0.1:{free_port()}/")).detail
 
     def test_an_unknown_host(self, transport: Transport):
         self.failure(transport, request_to("https://no-such-host.invalid/"))
