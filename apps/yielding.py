@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import inf
 
 from django.conf import settings
 
@@ -60,7 +61,7 @@ class Pace:
     begins with the most, as the first seconds of a broadcast are seconds, too. Safe between threads."""
 
     def __init__(self) -> None:
-        self._multiple = float(settings.BROADCAST_YIELD)
+        self._multiple = inf  # the first reading makes it the most there may be
         self._is_urgent = False
         self._hear_at = 0.0
         self._lock = threading.Lock()
@@ -77,10 +78,10 @@ class Pace:
 
     def learn(self, strain: float | None) -> None:
         """From the strain as it is told now; ``None`` if nothing urgent is going on."""
-        self._is_urgent = strain is not None
         if strain is not None:
             step = STEP_UP if strain > HIGH_STRAIN else -STEP_DOWN
             self._multiple = min(settings.BROADCAST_YIELD, max(0.0, self._multiple + step))
+        self._is_urgent = strain is not None
 
 
 def _hear() -> float | None:

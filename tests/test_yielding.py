@@ -1,5 +1,8 @@
 """apps/yielding.py, with a real Valkey between those who tell and those who hear."""
 
+import os
+import subprocess
+import sys
 import time
 
 import pytest
@@ -103,6 +106,13 @@ def test_a_broadcast_pauses_in_proportion_to_its_work_while_the_urgent_suffer() 
     yielding.note_urgent("push", 0.002)
     pauses = [pause_after(seconds) for seconds in (0.001, 0.002)]
     assert 0.001 * MOST * 0.8 < pauses[0] < pauses[1] <= yielding.MOST_PAUSE_S
+
+
+def test_the_transport_needs_no_settings_of_django() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
+    program = "from apps import yielding; import apps.providers.transport; print(yielding.pause_s())"
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "0.0\n"
 
 
 def test_nobody_pauses_without_anything_urgent() -> None:
