@@ -1,18 +1,14 @@
 """The two words every app shares: the channel of a delivery and the lane it travels in."""
 
-from enum import IntEnum
+from apps.labels import Labelled
 
 
-class Channel(IntEnum):
+class Channel(Labelled):
     """How a person is reached. The numbers are stored; never reuse one."""
 
     PUSH = 1
     SMS = 2
     EMAIL = 3
-
-    @property
-    def label(self) -> str:
-        return self.name.lower()
 
     @classmethod
     def from_label(cls, label: str) -> "Channel":
@@ -20,15 +16,11 @@ class Channel(IntEnum):
         return cls[label.upper()]
 
 
-class Lane(IntEnum):
+class Lane(Labelled):
     """Which queues and workers carry a delivery. The numbers are stored; never reuse one."""
 
     HIGH = 1
     BULK = 2
-
-    @property
-    def label(self) -> str:
-        return self.name.lower()
 
     @classmethod
     def from_label(cls, label: str) -> "Lane":

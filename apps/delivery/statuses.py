@@ -1,9 +1,9 @@
 """The words for where a delivery stands and why. The numbers are stored; never reuse one."""
 
-from enum import IntEnum
+from apps.labels import Labelled
 
 
-class Status(IntEnum):
+class Status(Labelled):
     """``queued → sending → sent → delivered``; everything else is an end."""
 
     QUEUED = 1
@@ -18,16 +18,12 @@ class Status(IntEnum):
     UNKNOWN = 10  # the request left, no answer came, attempts are used up
     DEAD = 11  # attempts used up, or poison
 
-    @property
-    def label(self) -> str:
-        return self.name.lower()
-
 
 OPEN_STATUSES = (Status.QUEUED, Status.SENDING)
 STATUS_LABELS = tuple(status.label for status in Status)
 
 
-class Reason(IntEnum):
+class Reason(Labelled):
     """Why a delivery ended or waits, where it was not the person's preferences: those are
     ``apps.preferences.policy.Reason``, numbered below 100 in the same column."""
 
@@ -47,10 +43,6 @@ class Reason(IntEnum):
     REPLAYED = 113
     WAITED_TOO_LONG = 114
     BROADCAST_PAUSED = 115
-
-    @property
-    def label(self) -> str:
-        return self.name.lower()
 
 
 EXPLANATIONS: dict[Reason, str] = {
@@ -73,7 +65,7 @@ EXPLANATIONS: dict[Reason, str] = {
 }
 
 
-class AttemptOutcome(IntEnum):
+class AttemptOutcome(Labelled):
     """How a failed provider call failed."""
 
     TRANSIENT = 1
@@ -82,7 +74,3 @@ class AttemptOutcome(IntEnum):
     INVALID_RECIPIENT = 4
     UNKNOWN = 5
     BUG = 6  # an exception of ours
-
-    @property
-    def label(self) -> str:
-        return self.name.lower()

@@ -8,7 +8,7 @@ from apps.providers.registry import provider_by_id
 def reason_label(number: int) -> str | None:
     """The machine-readable reason, e.g. ``channel_opt_out``; ``None`` where there is nothing to say."""
     reason = _reason(number)
-    return None if reason is None else reason.name.lower()
+    return None if reason is None else reason.label
 
 
 def explain(number: int, status: int | None = None) -> str:

@@ -17,6 +17,7 @@ from zlib import crc32
 from zoneinfo import ZoneInfo
 
 from apps.channels import Channel
+from apps.labels import Labelled
 from apps.preferences.categories import ZONELESS_SEND, ZONELESS_SUPPRESS, CapRule, CategoryRules, Kind, QuietHoursRule
 from apps.preferences.quiet_hours import allowed_minutes, find_allowed, find_zone
 from apps.preferences.snapshots import WISH_NO, WISH_YES, RecipientSnapshot
@@ -33,7 +34,7 @@ class Action(IntEnum):
     SUPPRESS = 3
 
 
-class Reason(IntEnum):
+class Reason(Labelled):
     """Why. The numbers are stored, 1-99 are this module's; never reuse one."""
 
     ALLOWED = 1
@@ -49,11 +50,6 @@ class Reason(IntEnum):
     QUIET_HOURS_NOT_WAITED_FOR = 11
     QUIET_HOURS_WITHOUT_ZONE = 12
     QUIET_HOURS_WITHOUT_END = 13
-
-    @property
-    def label(self) -> str:
-        """The name for machines and metrics, e.g. ``channel_opt_out``."""
-        return self.name.lower()
 
 
 _SENTENCES: Final[dict[Reason, str]] = {
