@@ -1,7 +1,6 @@
 """Making and checking key material: pure functions over the pepper. No secret made here is ever stored or logged."""
 
 import base64
-import hashlib
 import hmac
 import re
 import secrets
@@ -14,6 +13,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from django.db.models import TextChoices
+
+from apps.keyed_hash import hmac_sha256
 
 PREFIX_MARK = "nk_"
 _PREFIX_RANDOM = 12
@@ -58,7 +59,7 @@ def read_prefix(text: str) -> str | None:
 
 def digest_api_key(text: str, pepper: str) -> bytes:
     """HMAC-SHA-256 of the whole key under the pepper: a copy of the database alone cannot be tried against."""
-    return hmac.digest(pepper.encode(), b"api-key|" + text.encode(), hashlib.sha256)
+    return hmac_sha256(pepper.encode(), b"api-key|" + text.encode())
 
 
 def is_api_key(text: str, digest: bytes, pepper: str) -> bool:

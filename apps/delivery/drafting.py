@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
@@ -44,8 +43,7 @@ class PlannedDelivery(NamedTuple):
     not_before: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
+class Draft(msgspec.Struct, frozen=True):
     """An order with all that was decided, ready to be written. It holds as long as ``snapshot`` is the recipient's
     latest version. ``ids`` are those of ``deliveries``; ``body`` is the answer."""
 
@@ -69,8 +67,7 @@ def draft_all(
     return [item if isinstance(item, Problem) else _draft(item, usages, renderer, now) for item in prepared]
 
 
-@dataclass(frozen=True, slots=True)
-class _Prepared:
+class _Prepared(msgspec.Struct, frozen=True):
     order: Order
     snapshot: RecipientSnapshot
     category: CategoryRules
@@ -95,9 +92,9 @@ def _prepare(
     order: Order, snapshot: RecipientSnapshot | None, versions: _Versions, now: datetime
 ) -> _Prepared | Problem:
     if order.send_at is not None and order.send_at <= now:
-        order = replace(order, send_at=None)  # now is as soon as it can be
+        order = msgspec.structs.replace(order, send_at=None)  # now is as soon as it can be
     due = order.send_at or now
-    if due > now + timedelta(days=settings.DELIVERY_RETENTION_DAYS):
+    if due is not now and due > now + timedelta(days=settings.DELIVERY_RETENTION_DAYS):
         return invalid_field("/send_at", f"at most {settings.DELIVERY_RETENTION_DAYS} days ahead")
     if order.expires_at is not None and order.expires_at <= due:
         return invalid_field("/expires_at", "must lie in the future and after send_at")
@@ -118,7 +115,7 @@ def _prepare(
             return resolution
         filled = resolution.content
         content = msgspec.structs.replace(order.content, template=filled.template, context=filled.context)
-        order, channels = replace(order, content=content), resolution.channels
+        order, channels = msgspec.structs.replace(order, content=content), resolution.channels
     return _Prepared(order, snapshot, category, due, channels)
 
 

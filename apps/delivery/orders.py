@@ -1,22 +1,21 @@
 """What a client asks for, checked and typed, and what it is told."""
 
 import hashlib
-import hmac
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
+import msgspec
 import orjson
 from django.conf import settings
 
 from apps.channels import Channel, Lane
 from apps.delivery.content import Content
+from apps.keyed_hash import hmac_sha256
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
+class Order(msgspec.Struct, frozen=True):
     """A well-formed request for one notification. ``channels`` is ``None`` for every reachable one; ``fingerprint``
     tells one request body from another; deliveries with the same ``ordering_key`` go out in the order of acceptance.
     With a ``template`` (its reference) ``content`` has no words yet: those come from the template and ``context``."""
@@ -36,11 +35,10 @@ class Order:
     is_dry_run: bool = False
     ordering_key: str | None = None
     template: str | None = None
-    context: Mapping[str, Any] = field(default_factory=dict)
+    context: Mapping[str, Any] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """The JSON answer; ``is_replay`` if it had been given before for the same key."""
 
     body: bytes
@@ -50,14 +48,14 @@ class Answer:
 def fingerprint_of(body: Any) -> bytes:
     """A keyed hash of a request's JSON, whatever the order of its keys. Keyed, as the body may be guessable."""
     canonical = orjson.dumps(body, option=orjson.OPT_SORT_KEYS)
-    return hmac.digest(_derive_key("notify.idempotency", settings.API_KEY_PEPPER), canonical, "sha256")
+    return hmac_sha256(_derive_key("notify.idempotency", settings.API_KEY_PEPPER), canonical)
 
 
 def order_hash_of(client_id: int, ordering_key: str) -> int:
     """What the database knows of a client's ordering key: 63 bits of a keyed hash. Should two keys of one person ever
     share it, their messages merely wait for each other."""
     key = _derive_key("notify.ordering", settings.API_KEY_PEPPER)
-    digest = hmac.digest(key, f"{client_id}|{ordering_key}".encode(), "sha256")
+    digest = hmac_sha256(key, f"{client_id}|{ordering_key}".encode())
     return int.from_bytes(digest[:8]) >> 1
 
 

@@ -10,7 +10,6 @@ passes 2**-32. Give PII_KEYS a new active key in time; old keys stay readable.
 
 import base64
 import binascii
-import hmac
 from functools import lru_cache
 from typing import Any, Final
 
@@ -20,6 +19,7 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 
+from apps.keyed_hash import hmac_sha256
 from apps.preferences import addresses
 from apps.randomness import random_bytes
 
@@ -139,7 +139,7 @@ def blind_index_of_normalised(kind: str, address: str) -> bytes:
 
 
 def _digest(kind: str, key: str) -> bytes:
-    return hmac.digest(_blind_index_key(), f"{kind}\0{key}".encode(), "sha256")
+    return hmac_sha256(_blind_index_key(), f"{kind}\0{key}".encode())
 
 
 def key_id_of(blob: bytes) -> int:
