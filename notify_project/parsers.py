@@ -1,6 +1,7 @@
 """Reading JSON bodies: strict, bounded, and nothing that PostgreSQL could not store."""
 
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import IO, Any
 
 import orjson
@@ -11,6 +12,7 @@ from notify_project.problems import MAX_FIELD_ERRORS, body_limit, body_too_large
 
 MAX_DEPTH = 32
 """Levels of objects and lists in a body, the outermost included."""
+_CONTAINERS = frozenset({dict, list})  # what orjson makes, and no subclass
 
 
 class JSONParser(BaseParser):
@@ -61,8 +63,8 @@ def parse_object(raw: bytes) -> dict[str, Any]:
 def _is_deeper_than(value: Any, levels: int) -> bool:
     layer = [value]
     for _ in range(levels):
-        children = (item.values() if isinstance(item, dict) else item for item in layer)
-        layer = [child for inner in children for child in inner if isinstance(child, dict | list)]
+        children = chain.from_iterable(item.values() if type(item) is dict else item for item in layer)
+        layer = [child for child in children if type(child) in _CONTAINERS]
         if not layer:
             return False
     return True

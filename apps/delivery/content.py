@@ -142,9 +142,12 @@ def push_payload_bytes(content: Content) -> int:
     return len(_encoder.encode(payload))
 
 
+_SURROUNDINGS_BYTES = push_payload_bytes(Content())
+
+
 def find_oversize(content: Content, channels: set[Channel]) -> tuple[str, str] | None:
     """The field that is too large for one of the channels, as (JSON pointer, what to do), or ``None``."""
-    if Channel.PUSH in channels:
+    if Channel.PUSH in channels and _may_be_oversize(content):
         size = push_payload_bytes(content)
         if size > PUSH_PAYLOAD_MAX:
             return _largest_push_field(content), (
@@ -154,6 +157,12 @@ def find_oversize(content: Content, channels: set[Channel]) -> tuple[str, str] |
         pointer = "/content/body" if content.sms.body is None else "/content/sms/body"
         return pointer, f"an SMS carries at most {SMS_BODY_MAX} characters; shorten it"
     return None
+
+
+def _may_be_oversize(content: Content) -> bool:
+    """Whether a push has to be measured: short words alone, of six bytes a character at most, are never too much."""
+    characters = len(content.push_title) + len(content.push_body)
+    return bool(content.data or content.push.data) or _SURROUNDINGS_BYTES + 6 * characters > PUSH_PAYLOAD_MAX
 
 
 def _largest_push_field(content: Content) -> str:

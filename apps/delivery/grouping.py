@@ -47,7 +47,10 @@ class _Ticket(Generic[T, R]):
 
     def __init__(self, item: T) -> None:
         self.item = item
-        self.turn = threading.Event()  # its work is done, or it is its thread's turn to do that of a group
+        # Released when its work is done, or when it is its thread's turn to do that of a group. A bare lock: an Event
+        # is a condition, two locks and a list.
+        self.turn = threading.Lock()
+        self.turn.acquire()
         self.is_done = False
         self.results: list[R] = []  # one, or none and the error
         self.error: BaseException | None = None
@@ -93,13 +96,13 @@ class Grouping(Generic[T, R]):
 
     def _is_to_lead(self, ticket: _Ticket[T, R]) -> bool:
         """Waits until somebody else has done the ticket's work, or it is its thread's turn to do that of a group."""
-        if not ticket.turn.wait(self._patience_s):
+        if not ticket.turn.acquire(timeout=self._patience_s):
             with self._lock:
                 if ticket in self._waiting:
                     self._waiting.remove(ticket)
                     self._running += 1
                     return True
-            ticket.turn.wait()
+            ticket.turn.acquire()
         return not ticket.is_done
 
     def _lead(self, ticket: _Ticket[T, R]) -> None:
@@ -114,15 +117,15 @@ class Grouping(Generic[T, R]):
             for one in group:
                 one.error = error
         finally:
-            self._hand_over(group)
+            self._hand_over(others)
 
-    def _hand_over(self, group: Sequence[_Ticket[T, R]]) -> None:
+    def _hand_over(self, others: Sequence[_Ticket[T, R]]) -> None:
         with self._lock:
             heir = self._waiting.popleft() if self._waiting else None
             if heir is None:
                 self._running -= 1
-        for one in group:
+        for one in others:
             one.is_done = True
-            one.turn.set()
+            one.turn.release()
         if heir is not None:
-            heir.turn.set()
+            heir.turn.release()

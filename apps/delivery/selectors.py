@@ -140,7 +140,10 @@ _RANK = (
 
 def overall_status(statuses: Collection[int]) -> Status:
     """One word for a notification with deliveries in these statuses."""
-    return next((status for status in _RANK if status in statuses), Status.SUPPRESSED)
+    for status in _RANK:
+        if status in statuses:
+            return status
+    return Status.SUPPRESSED
 
 
 # Hops from client to client through the index ``delivery_ring``, to the first row of each queue and client: as many

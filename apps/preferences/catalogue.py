@@ -39,7 +39,7 @@ class _Catalogue:
 
     def get(self, keys: Iterable[str]) -> Mapping[str, CategoryRules]:
         rules = self._rules
-        if time.monotonic() < self._fresh_until and all(key in rules for key in keys):
+        if time.monotonic() < self._fresh_until and rules.keys() >= set(keys):
             return rules
         with self._lock:
             asked_at = time.monotonic()

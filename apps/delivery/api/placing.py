@@ -62,7 +62,7 @@ def to_content(content: ContentBody, data: dict[str, str], collapse_key: str | N
 def _channels(body: NotificationBody) -> tuple[Channel, ...] | None:
     """The channels asked for, each once; a type named like a channel chooses that one."""
     if body.channels is not None:
-        return tuple(dict.fromkeys(Channel.from_label(label) for label in body.channels))
+        return tuple(dict.fromkeys(map(Channel.from_label, body.channels)))
     return (Channel.from_label(body.type),) if body.type in CHANNEL_LABELS else None
 
 
