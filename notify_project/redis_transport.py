@@ -1,4 +1,4 @@
-"""kombu's Redis transports with two guards, and a client that is made once.
+"""kombu's Redis transports with two guards, and a lean client that is made once.
 
 An entry of a queue's list that is no message of kombu's is put aside. Unguarded it is an exception in the middle of the
 worker's loop, which ends the worker. RabbitMQ's protocol cannot carry such a thing; on Redis whoever has the password
@@ -21,6 +21,7 @@ from kombu.transport import TRANSPORT_ALIASES
 from kombu.transport import redis as kombu_redis
 
 from notify_project import garbage
+from notify_project.lean_redis import LeanPool, LeanRedis
 
 
 def is_message(entry: bytes | str) -> bool:
@@ -40,6 +41,10 @@ class _Guard:
     """Mixed into a channel: looks at what BRPOP brings, and at what it is to connect to."""
 
     _plain_client: Any = None
+
+    def _get_client(self) -> Any:
+        client = super()._get_client()  # type: ignore[misc]
+        return LeanRedis if client is redis.Redis else client
 
     def _create_client(self, asynchronous: bool = False) -> Any:
         client = super()._create_client(asynchronous=asynchronous)  # type: ignore[misc]
@@ -75,6 +80,10 @@ class _Guard:
 
 class GuardedChannel(_Guard, kombu_redis.Channel):
     """A channel on one Redis."""
+
+    def _get_pool(self, asynchronous: bool = False) -> Any:
+        pool = super()._get_pool(asynchronous)  # type: ignore[misc]
+        return pool if asynchronous else LeanPool(pool.connection_class, **pool.connection_kwargs)
 
 
 class GuardedSentinelChannel(_Guard, kombu_redis.SentinelChannel):

@@ -154,6 +154,8 @@ CACHES = {
             "SOCKET_CONNECT_TIMEOUT": 0.5,
             "SOCKET_TIMEOUT": 0.5,
             "CONNECTION_POOL_KWARGS": {"health_check_interval": 30},
+            "CONNECTION_POOL_CLASS": "notify_project.lean_redis.LeanPool",
+            "REDIS_CLIENT_CLASS": "notify_project.lean_redis.LeanRedis",
         },
     }
 }
