@@ -45,17 +45,17 @@ class TraceMiddleware:
         parent = trace.parse_traceparent(request.META.get("HTTP_TRACEPARENT"))
         edge_id = parent.trace_id if parent else trace.new_trace_id()
         request.trace_id = edge_id  # type: ignore[attr-defined]
-        log_context.clear_contextvars()  # the thread served another request before
+        trace.adopt_trace(edge_id)
         try:
-            with trace.bind_trace(edge_id):
-                response = self.get_response(request)
-                response["traceparent"] = trace.format_traceparent(
-                    edge_id, is_sampled=parent.is_sampled if parent else True
-                )
-                response["X-Trace-Id"] = trace.current_trace_id()
-                _close_the_book(request, response.status_code, time.perf_counter() - started)
-                return response
-        finally:
+            response = self.get_response(request)
+            response["traceparent"] = trace.format_traceparent(
+                edge_id, is_sampled=parent.is_sampled if parent else True
+            )
+            response["X-Trace-Id"] = trace.current_trace_id()
+            _close_the_book(request, response.status_code, time.perf_counter() - started)
+            return response
+        finally:  # the thread will serve another request
+            trace.forget_trace()
             log_context.clear_contextvars()
 
 
