@@ -1,4 +1,4 @@
-"""The entry point of the web processes: ``granian --interface asginl notify_project.asgi:application``."""
+"""The entry point of the web processes: ``granian --interface=asginl --loop=uvloop`` runs ``application``."""
 
 import os
 

@@ -65,6 +65,7 @@ def web_command(*, host: str, port: int, counts: Counts) -> list[str]:
     return [
         "granian",
         "--interface=asginl",
+        "--loop=uvloop",
         f"--host={host}",
         f"--port={port}",
         f"--workers={counts.web_processes}",

@@ -27,7 +27,12 @@ class Web:
         self.lines: list[str] = []
         self._process = subprocess.Popen(
             [
-                *(str(Path(sys.executable).with_name("granian")), "--interface=asginl", "--host=127.0.0.1"),
+                *(
+                    str(Path(sys.executable).with_name("granian")),
+                    "--interface=asginl",
+                    "--loop=uvloop",
+                    "--host=127.0.0.1",
+                ),
                 *(f"--port={self.port}", f"--workers={WORKERS}", "--no-access-log"),
                 *(f"--log-config={GRANIAN_LOGGING}", "notify_project.asgi:application"),
             ],
