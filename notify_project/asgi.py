@@ -4,6 +4,7 @@ import os
 
 from django.conf import settings
 from django.core import signals
+from django.core.cache import close_caches
 from django.core.wsgi import get_wsgi_application
 from django.db import close_old_connections, reset_queries
 
@@ -22,7 +23,9 @@ application = Front(
         queue_timeout_s=settings.WEB_QUEUE_TIMEOUT_S,
     ),
 )
-# What a request borrowed goes back to the pool at its end; at the start of the next there is nothing to look after.
+# What a request borrowed goes back to the pool at its end; at the start of the next there is nothing to look after. The
+# cache's connections stay open.
 for receiver in (reset_queries, close_old_connections):
     signals.request_started.disconnect(receiver)
+signals.request_finished.disconnect(close_caches)
 collect_rarely()
