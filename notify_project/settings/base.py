@@ -373,7 +373,7 @@ ROUTES: dict[str, list[str]] = {
 
 # --- Delivery (see apps/delivery/) ------------------------------------------------------------------------------------
 WORKER_NICE: int = env.int("WORKER_NICE", default=0)  # how far a worker gives way to others, 0 to 19: priority.py
-BROADCAST_YIELD: int = env.int("BROADCAST_YIELD", default=8)  # see apps/yielding.py; 0: a broadcast never waits
+BROADCAST_YIELD: int = env.int("BROADCAST_YIELD", default=12)  # see apps/yielding.py; 0: a broadcast never waits
 WORKER_THREADS: int = env.int("WORKER_THREADS", default=8)  # what `celery worker --concurrency` is given
 DELIVERY_MAX_ATTEMPTS: int = env.int("DELIVERY_MAX_ATTEMPTS", default=5)
 DELIVERY_BACKOFF_BASE_S: float = env.float("DELIVERY_BACKOFF_BASE_S", default=2.0)
