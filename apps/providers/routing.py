@@ -63,6 +63,7 @@ class Planner:
         self._channel = channel
         self._routes = _routes(channel)
         self._plans: dict[str, tuple[Provider, ...] | None] = {}
+        self._part_of: dict[str, str | None] = {}  # platforms, where the address does not matter
 
     def plan(self, platform: str, address: str, key: Callable[[], str]) -> tuple[Provider, ...]:
         """As ``plan``; ``key`` is only called where providers share the load."""
@@ -81,8 +82,13 @@ class Planner:
         return self._usable(sorted(self._routes[part], key=lambda leg: (leg.position, _lot(leg, drawn))))
 
     def _find_part(self, platform: str, address: str) -> str | None:
-        if platform in self._routes and self._channel is not Channel.SMS:
-            return platform
+        if self._channel is Channel.SMS:
+            return self._first_part(platform, address)
+        if platform not in self._part_of:
+            self._part_of[platform] = self._first_part(platform, address)
+        return self._part_of[platform]
+
+    def _first_part(self, platform: str, address: str) -> str | None:
         return next((part for part in _parts(self._channel, platform, address) if part in self._routes), None)
 
     def _usable(self, legs: Iterable[Leg]) -> tuple[Provider, ...]:
