@@ -83,7 +83,9 @@ class GuardedChannel(_Guard, kombu_redis.Channel):
 
     def _get_pool(self, asynchronous: bool = False) -> Any:
         pool = super()._get_pool(asynchronous)  # type: ignore[misc]
-        return pool if asynchronous else LeanPool(pool.connection_class, **pool.connection_kwargs)
+        if asynchronous:
+            return pool
+        return LeanPool(pool.connection_class, pool.max_connections, **pool.connection_kwargs)
 
 
 class GuardedSentinelChannel(_Guard, kombu_redis.SentinelChannel):
