@@ -6,7 +6,8 @@ makes one plan for all values (https://www.postgresql.org/docs/current/sql-prepa
 ``DATABASE_PREPARE`` turns the preparing off.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
@@ -15,8 +16,20 @@ from django.db import DEFAULT_DB_ALIAS, connections
 
 def run_prepared(sql: str, parameters: Mapping[str, Any] | Sequence[Any]) -> list[tuple[Any, ...]]:
     """The rows that ``sql`` returns; it must return some, if only none. Raises Django's database errors."""
+    with _executed(sql, parameters) as cursor:
+        return cursor.fetchall()
+
+
+def execute_prepared(sql: str, parameters: Mapping[str, Any] | Sequence[Any]) -> int:
+    """How many rows ``sql`` changed. Raises Django's database errors."""
+    with _executed(sql, parameters) as cursor:
+        return cursor.rowcount
+
+
+@contextmanager
+def _executed(sql: str, parameters: Mapping[str, Any] | Sequence[Any]) -> Iterator[psycopg.Cursor[Any]]:
     connection = connections[DEFAULT_DB_ALIAS]  # found once, and not anew for every attribute
     connection.ensure_connection()
     with connection.wrap_database_errors, psycopg.Cursor(connection.connection) as cursor:
         cursor.execute(sql, parameters, prepare=True, binary=True)
-        return cursor.fetchall()
+        yield cursor

@@ -19,7 +19,7 @@ from apps.delivery import ordering
 from apps.delivery.ids import delivery_range
 from apps.delivery.ordering import Line, Next, Ordered
 from apps.delivery.statuses import AttemptOutcome, Reason, Status
-from apps.pg_prepared import run_prepared
+from apps.pg_prepared import execute_prepared, run_prepared
 from apps.providers.messages import ReceiptKind
 
 
@@ -158,7 +158,7 @@ def record_outcomes(outcomes: Sequence[Outcome]) -> set[UUID]:
     after their lease ran out: their word is the newer one's."""
     if not outcomes:
         return set()
-    columns = _columns(outcomes)
+    columns = _fenced_columns(outcomes)
     _record_attempts(outcomes)
     recorded = {row[0] for row in run_prepared(_RECORD, columns)}
     ordering.release(
@@ -173,43 +173,44 @@ def record_outcomes(outcomes: Sequence[Outcome]) -> set[UUID]:
 _INSERT = """
 INSERT INTO delivery (id, recipient_id, device_id, client_id, channel, lane, status, reason, attempts, fence, lapses,
                       provider, provider_message_id, error_code, sent_at, next_attempt_at, ring_at)
-SELECT o.id, o.recipient_id, o.device_id, %(client_id)s, o.channel, o.lane, o.status, o.reason, o.tried, o.fence, 0,
-       o.provider, o.message_id, o.code, CASE WHEN o.status = 3 THEN now() END,
+SELECT o.id, o.recipient_id, o.device_id, %(client_id)s::bigint, %(channel)s::smallint, %(lane)s::smallint, o.status,
+       o.reason, o.tried, %(fence)s::int, 0, o.provider, o.message_id, o.code, CASE WHEN o.status = 3 THEN now() END,
        now() + make_interval(secs => o.delay_s), now() + make_interval(secs => o.delay_s)
-FROM unnest(%(ids)s::uuid[], %(recipients)s::bigint[], %(devices)s::bigint[], %(channels)s::smallint[],
-            %(lanes)s::smallint[], %(fences)s::int[], %(statuses)s::smallint[], %(reasons)s::smallint[],
-            %(tried)s::smallint[], %(providers)s::smallint[], %(message_ids)s::text[], %(codes)s::text[],
-            %(delays)s::float8[])
-     AS o(id, recipient_id, device_id, channel, lane, fence, status, reason, tried, provider, message_id, code, delay_s)
+FROM unnest(%(ids)s::uuid[], %(recipients)s::bigint[], %(devices)s::bigint[], %(statuses)s::smallint[],
+            %(reasons)s::smallint[], %(tried)s::smallint[], %(providers)s::smallint[], %(message_ids)s::text[],
+            %(codes)s::text[], %(delays)s::float8[])
+     AS o(id, recipient_id, device_id, status, reason, tried, provider, message_id, code, delay_s)
 ON CONFLICT (id) DO NOTHING
-RETURNING id
 """
 
 
-def insert_outcomes(outcomes: Sequence[Outcome], *, client_id: int) -> set[UUID]:
-    """Writes deliveries that had no row yet, as they stand now; returns the ids of those that indeed had none. Call it
-    in the transaction that says that their chunk is done."""
+def insert_outcomes(outcomes: Sequence[Outcome], *, client_id: int) -> int:
+    """Writes deliveries of a chunk, which had no rows yet, as they stand now; returns how many indeed had none. Call it
+    in the transaction that says that the chunk is done."""
     if not outcomes:
-        return set()
+        return 0
+    first = outcomes[0].claim
     columns = {
         **_columns(outcomes),
         "client_id": client_id,
+        "channel": first.channel,
+        "lane": first.lane,
+        "fence": first.fence,
         "recipients": pg_arrays.of_numbers([outcome.claim.recipient_id for outcome in outcomes]),
         "devices": pg_arrays.of_numbers([outcome.claim.device_id for outcome in outcomes]),
-        "channels": pg_arrays.of_numbers([outcome.claim.channel for outcome in outcomes]),
-        "lanes": pg_arrays.of_numbers([outcome.claim.lane for outcome in outcomes]),
     }
     _record_attempts(outcomes)
-    return {row[0] for row in run_prepared(_INSERT, columns)}
+    return execute_prepared(_INSERT, columns)
+
+
+def _fenced_columns(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    return _columns(outcomes) | {"fences": pg_arrays.of_numbers([outcome.claim.fence for outcome in outcomes])}
 
 
 def _columns(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    claims = [outcome.claim for outcome in outcomes]
-    ids = [claim.id for claim in claims]
     codes = [_text(outcome.failed_calls[-1].code, 64) if outcome.failed_calls else None for outcome in outcomes]
     return {
-        "ids": pg_arrays.of_uuids(ids),
-        "fences": pg_arrays.of_numbers([claim.fence for claim in claims]),
+        "ids": pg_arrays.of_uuids([outcome.claim.id for outcome in outcomes]),
         "statuses": pg_arrays.of_numbers([outcome.status for outcome in outcomes]),
         "reasons": pg_arrays.of_numbers([outcome.reason for outcome in outcomes]),
         "tried": pg_arrays.of_numbers([int(outcome.has_tried) for outcome in outcomes]),

@@ -33,9 +33,8 @@ def record(outcomes: Sequence[Outcome], sources: Mapping[SourceKey, Source]) -> 
 
 def report(outcomes: Sequence[Outcome], sources: Mapping[SourceKey, Source], *, fenced_off: int = 0) -> None:
     """Puts recorded outcomes into the metrics and the log. ``fenced_off`` others were not this worker's to record."""
-    _count(outcomes)
+    statuses = _count(outcomes)
     _observe_waits(outcomes, sources)
-    statuses = {Status(number).label: n for number, n in Counter(int(one.status) for one in outcomes).items()}
     if fenced_off:
         statuses["fenced_off"] = fenced_off
     log.info("recorded", statuses=statuses)
@@ -56,18 +55,24 @@ def _record_patiently(outcomes: Sequence[Outcome]) -> set[UUID]:
             time.sleep(RETRY_S)
 
 
-def _count(outcomes: Sequence[Outcome]) -> None:
+def _count(outcomes: Sequence[Outcome]) -> dict[str, int]:
+    """Returns how many there are of each status."""
     counts = Counter(
-        (int(one.status), one.claim.channel, one.claim.lane, one.provider_id, one.reason, one.has_tried)
-        for one in outcomes
+        [
+            (one.status, one.claim.channel, one.claim.lane, one.provider_id, one.reason, one.has_tried)
+            for one in outcomes
+        ]
     )
+    statuses: dict[str, int] = defaultdict(int)
     for (status, channel, lane, provider_id, reason, has_tried), n in counts.items():
         label = Channel(channel).label
+        statuses[Status(status).label] += n
         metrics.deliveries(Status(status).label, label, Lane(lane).label, provider_alias(provider_id) or "", n)
         if status == Status.QUEUED and has_tried:
             metrics.retried(label, n)
         elif status == Status.SUPPRESSED:
             metrics.suppressed(reason_label(reason) or "", label, n)
+    return dict(statuses)
 
 
 def _observe_waits(outcomes: Sequence[Outcome], sources: Mapping[SourceKey, Source]) -> None:

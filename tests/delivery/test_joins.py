@@ -49,7 +49,9 @@ def record(ids):
     claims = [Claim(delivery_id, 1, None, 2, 2, 0, 1, 0) for delivery_id in ids]
     with connection.cursor() as cursor:
         cursor.execute("UPDATE delivery SET status = 2 WHERE id = ANY(%s)", [ids])
-    return explain(outcomes._RECORD, outcomes._columns([Outcome(one, Status.SENT, has_tried=True) for one in claims]))
+    return explain(
+        outcomes._RECORD, outcomes._fenced_columns([Outcome(one, Status.SENT, has_tried=True) for one in claims])
+    )
 
 
 def apply_receipts(ids):

@@ -86,7 +86,7 @@ class Ending:
 
 def count_outcomes(outcomes: Iterable[Outcome]) -> Counter[str]:
     """How many there are of each status; those that are still open by whether a provider has said no."""
-    return Counter(_label(outcome) for outcome in outcomes)
+    return Counter([_label(outcome) for outcome in outcomes])
 
 
 def _label(outcome: Outcome) -> str:
