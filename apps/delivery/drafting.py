@@ -94,7 +94,7 @@ def _prepare(
     if order.send_at is not None and order.send_at <= now:
         order = msgspec.structs.replace(order, send_at=None)  # now is as soon as it can be
     due = order.send_at or now
-    if due is not now and due > now + timedelta(days=settings.DELIVERY_RETENTION_DAYS):
+    if order.send_at is not None and due > now + timedelta(days=settings.DELIVERY_RETENTION_DAYS):
         return invalid_field("/send_at", f"at most {settings.DELIVERY_RETENTION_DAYS} days ahead")
     if order.expires_at is not None and order.expires_at <= due:
         return invalid_field("/expires_at", "must lie in the future and after send_at")
