@@ -192,7 +192,7 @@ def _receipts_table(events: QuerySet[ReceiptEvent]) -> SafeString:
                 _time(event.received_at),
                 _time(event.occurred_at),
                 provider_alias(event.provider) or "",
-                ReceiptKind(event.kind).name.lower(),
+                ReceiptKind(event.kind).label,
                 event.code,
                 "yes" if event.is_matched else "no",
             )

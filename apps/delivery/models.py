@@ -162,7 +162,7 @@ class ReceiptEvent(models.Model):
     received_at = models.DateTimeField()
     applied_at = models.DateTimeField(null=True)
     provider = models.SmallIntegerField()
-    kind = models.SmallIntegerField(choices=[(int(kind), kind.name.lower()) for kind in ReceiptKind])
+    kind = models.SmallIntegerField(choices=[(int(kind), kind.label) for kind in ReceiptKind])
     is_matched = models.BooleanField(default=False)
     event_id = models.TextField()
     provider_message_id = models.TextField(null=True)

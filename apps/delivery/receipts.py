@@ -107,7 +107,7 @@ def take_webhook(alias: str, call: WebhookCall, *, now: datetime) -> int:
         events=len(receipts),
         new=stored,
         delivery_ids=[receipt.delivery_id for receipt in receipts[:10]],
-        kinds=sorted({receipt.kind.name.lower() for receipt in receipts}),
+        kinds=sorted({receipt.kind.label for receipt in receipts}),
     )
     return stored
 
@@ -246,7 +246,7 @@ def _select_user_ids(delivery_ids: Collection[UUID]) -> dict[UUID, str]:
 
 
 def _suppress_one(event: _Event, delivery_id: UUID, user_id: str) -> None:
-    kind = ReceiptKind(event.kind).name.lower()
+    kind = ReceiptKind(event.kind).label
     try:
         provider = provider_by_id(event.provider)
         if provider.channel is Channel.PUSH:

@@ -11,7 +11,6 @@ The rules stand in order of precedence; the first that has something to say deci
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from enum import IntEnum
 from typing import Final
 from zlib import crc32
 from zoneinfo import ZoneInfo
@@ -26,7 +25,7 @@ from apps.preferences.snapshots import WISH_NO, WISH_YES, RecipientSnapshot
 SMEAR_MINUTES: Final = 10
 
 
-class Action(IntEnum):
+class Action(Labelled):
     """What to do with a delivery now. The numbers are stored; never reuse one."""
 
     SEND = 1

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import IntEnum
 from typing import Literal
 
 import msgspec
 
+from apps.labels import Labelled
 from apps.providers.errors import ProviderError
 
 
@@ -100,7 +100,7 @@ class Result(msgspec.Struct, frozen=True, gc=False):
     segments: int | None = None
 
 
-class ReceiptKind(IntEnum):
+class ReceiptKind(Labelled):
     """What a receipt says about a delivery. The numbers are stored; never reuse one."""
 
     ACCEPTED = 1  # the carrier or mail server took it; not yet with the person

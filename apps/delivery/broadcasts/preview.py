@@ -103,7 +103,7 @@ def _decide(
     decision = policy.decide(snapshot, channel, category, due, expires_at=expires_at)
     if decision.not_before is not None and expires_at is not None and decision.not_before >= expires_at:
         return "expire", decision.reason.label
-    return decision.action.name.lower(), decision.reason.label
+    return decision.action.label, decision.reason.label
 
 
 def _choose_people(audience: Audience, query: Query, deadline: float) -> tuple[Figure, list[str]]:
